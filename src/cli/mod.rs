@@ -1,0 +1,1 @@
+//! What an operator types and reads. The only user of clap.

@@ -1,0 +1,299 @@
+//! The configuration: one file that is the same on every node, and a small one that says which node this is.
+//!
+//! `options` holds THE table; `load` reads files, checks everything and reports every problem at once; `render` prints
+//! the sample file, the README table and `--show-config`. This module holds the result: plain data, a struct a section.
+//! No secret ever stands in it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::store::Encoding;
+
+pub mod load;
+pub mod options;
+pub mod render;
+
+/// Everything the configuration says, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub cluster: Cluster,
+    pub local: Local,
+    pub archive: Archive,
+    pub queue: Queue,
+    pub restore: Restore,
+    pub relay: Relay,
+    pub ssh: Ssh,
+    pub notify: Notify,
+    pub log: Log,
+    pub check: Check,
+    /// Every `[node.NAME]`, in the order of the file.
+    pub nodes: Vec<Node>,
+    /// A hash over every value: two programs with equal fingerprints run with equal settings.
+    pub fingerprint: u64,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// The name of the cluster: a folder of that name in every archive. Plain letters, digits, `_` and `-`.
+    pub name: String,
+}
+
+/// `[local]`: stands in the local file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Local {
+    /// Which `[node.NAME]` this machine is. Required.
+    pub node: String,
+    /// Where queues, the worker's socket and caches live; outside PGDATA. Default `/var/lib/pgwarm/spool`.
+    pub spool: PathBuf,
+    /// Directory of PostgreSQL's own programs (pg_controldata, pg_ctl, …); empty: found beside the running server or in PATH.
+    pub pg_bin: Option<PathBuf>,
+}
+
+/// A word or a node name in a list of places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaceWord {
+    /// `own`: this node's own archive, if it has one.
+    Own,
+    /// `queue`: this node's queues (restore only).
+    Queue,
+    /// `nodes`: every other node of kind `node` that holds an archive.
+    Nodes,
+    /// `dr`: every other node of kind `dr` that holds an archive.
+    Dr,
+    /// The node of that name.
+    Node(String),
+}
+
+/// `[archive]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Archive {
+    /// `armed` (default), `refuse` or `discard`; the switch file in the spool goes before it.
+    pub shipping: Shipping,
+    /// Must be exactly `I accept a broken WAL chain` before discard does anything. Default empty.
+    pub discard_confirmation: String,
+    /// Where a file goes. Default `own, nodes`.
+    pub to: Vec<PlaceWord>,
+    /// Where it goes instead while a place of `to` on another node is down. Default `dr`.
+    pub alternate: Vec<PlaceWord>,
+    /// `local`, `standby` (default), `all` or a number.
+    pub ack: Ack,
+    /// `zstd` (default), `lz4`, `gzip`, `none`.
+    pub compress: Encoding,
+    /// Compression level; 0 is the default of the method (zstd 1, gzip 6). −7..19, default 0.
+    pub level: i32,
+    /// How long one file may take in all. Default 60s, 1s..1h.
+    pub deadline: Duration,
+    /// Hand files to a worker. Default on.
+    pub worker: bool,
+    /// The worker ends after so long without a call. Default 60s, 1s..1d.
+    pub worker_idle: Duration,
+    /// How many next `.ready` segments the worker may prepare. Default 8, 0..64. 0 turns looking ahead off.
+    pub lookahead: u32,
+    /// How long a place that failed is left alone before it is tried again. Default 10s, 1s..1h.
+    pub retry: Duration,
+}
+
+/// `shipping`: what `archive-wal` does with what PostgreSQL offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shipping {
+    /// Ship it.
+    Armed,
+    /// Exit non-zero; PostgreSQL keeps the WAL.
+    Refuse,
+    /// Exit 0 without shipping; the chain is broken and recorded as such.
+    Discard,
+}
+
+/// `ack`: when a file counts as safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// Durable on this machine: the own archive, or a queue.
+    Local,
+    /// Durable in at least one archive on another node (a dr reached by the alternate route counts).
+    Standby,
+    /// Durable in every place of `to`.
+    All,
+    /// Durable in so many archives.
+    Count(u32),
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queue {
+    /// The spool's file system keeps at least so much free; below it nothing is queued. Bytes, default 1GiB.
+    pub free_min: u64,
+}
+
+/// `[restore]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restore {
+    /// Where a file is looked for, in order. Default `own, queue, nodes, dr`.
+    pub from: Vec<PlaceWord>,
+    /// Wait for a segment that is not there yet (warm standby). Default off.
+    pub wait: bool,
+    /// How often to look while waiting, beside change notification. Default 1s, 100ms..1h.
+    pub poll: Duration,
+    /// Give up waiting after so long; 0 = never. Default 0.
+    pub wait_max: Duration,
+    /// Hold each segment back until it is so old (by the archive's modification time). Default 0.
+    pub delay: Duration,
+    /// The trigger file of pg_standby; relative to PGDATA. Default `trigger`.
+    pub trigger: PathBuf,
+    /// Folder with PAUSE / CONTINUE / STOP; relative to the spool. Default `control`.
+    pub control: PathBuf,
+    /// Serve a `.partial` under the full name where no whole segment exists. Default off.
+    pub partial: bool,
+    /// How long to retry places that cannot tell before answering. Default 10s, 0..1h.
+    pub retry: Duration,
+    /// How long one file may take in all, waiting apart. Default 60s.
+    pub deadline: Duration,
+    /// Use the worker and let it fetch ahead. Default on.
+    pub worker: bool,
+    /// How many next segments the worker may fetch. Default 8, 0..64.
+    pub prefetch: u32,
+}
+
+/// `[relay]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Relay {
+    /// Where the own archive is relayed to. Default `dr`.
+    pub to: Vec<PlaceWord>,
+    /// Bytes a second at most over all places; 0 = no limit. Default 0.
+    pub rate_max: u64,
+    /// Pause between two turns of `--loop`. Default 5s, 100ms..1d.
+    pub interval: Duration,
+}
+
+/// `[ssh]`: for every node; `[node.NAME]` says user, port, key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ssh {
+    /// The ssh program. Default `ssh`.
+    pub program: PathBuf,
+    /// Default 10s, 1s..5min.
+    pub connect_timeout: Duration,
+    /// How long one operation may take. Default 30s, 1s..1h.
+    pub deadline: Duration,
+    /// A peer that does not answer for so long is dead. Default 6s, 2s..5min.
+    pub dead_after: Duration,
+    /// Words put before the host in the ssh command line (`-o Key=value`). Default empty.
+    pub options: Vec<String>,
+}
+
+/// `[notify]`: programs, split into words once, never given to a shell; empty: none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notify {
+    pub ok: Vec<String>,
+    pub warning: Vec<String>,
+    pub critical: Vec<String>,
+    /// The same message is sent again only after so long. Default 1h.
+    pub repeat: Duration,
+    /// A hook is ended after so long. Default 10s.
+    pub deadline: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// `error`, `warn`, `info` (default), `debug`.
+    pub level: log::LevelFilter,
+    /// Also to this file. Default none.
+    pub file: Option<PathBuf>,
+    /// Also to syslog (`/dev/log`). Default off.
+    pub syslog: bool,
+}
+
+/// `[check]`: thresholds of `check-node`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// Age of the oldest file in a queue or of the oldest `.ready`. Defaults 5min, 1h.
+    pub queue_age_warning: Duration,
+    pub queue_age_critical: Duration,
+    /// Age of the newest segment in the archive. Defaults 1h, 1d.
+    pub archive_age_warning: Duration,
+    pub archive_age_critical: Duration,
+    /// Free share of the archive's and the spool's file system, percent. Defaults 20, 10.
+    pub free_warning: u32,
+    pub free_critical: u32,
+}
+
+/// What a node is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// A database node: primary or standby, as the server says.
+    Node,
+    /// A disaster-recovery node.
+    Dr,
+    /// Votes and may hold an archive; holds no data.
+    Witness,
+}
+
+/// How a node is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// The system's ssh, with `serve-archive` at the far end.
+    Ssh,
+    /// The ssh2 library and any sftp server; no pgwarm needed at the far end.
+    Sftp,
+}
+
+/// `[node.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// NAME: plain letters, digits, `_` and `-`.
+    pub name: String,
+    pub kind: NodeKind,
+    /// Host name or address for ssh; required for a node that other nodes reach.
+    pub host: Option<String>,
+    pub pgdata: Option<PathBuf>,
+    /// libpq connection string or URI, without a password.
+    pub conninfo: Option<String>,
+    /// The directory of its archive; none: the node holds none.
+    pub archive: Option<PathBuf>,
+    pub transport: Transport,
+    pub ssh_user: Option<String>,
+    pub ssh_port: Option<u16>,
+    pub ssh_key: Option<PathBuf>,
+    /// ProxyJump.
+    pub ssh_jump: Option<String>,
+    /// known_hosts file; none: the user's own.
+    pub ssh_known_hosts: Option<PathBuf>,
+    /// Where pgwarm's programs are on that node. Default empty: found in its PATH.
+    pub programs: Option<PathBuf>,
+}
+
+impl Config {
+    /// The node this machine is.
+    pub fn own(&self) -> &Node {
+        self.node(&self.local.node).expect("because loading refuses a local.node without its section")
+    }
+
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Turns a list of words into nodes that hold an archive, each once, in order. `queue` stands for none.
+    pub fn places(&self, words: &[PlaceWord]) -> Vec<&Node> {
+        let mut found: Vec<&Node> = Vec::new();
+        for word in words {
+            for node in &self.nodes {
+                let own = node.name == self.local.node;
+                let named = match word {
+                    PlaceWord::Own => own,
+                    PlaceWord::Queue => false,
+                    PlaceWord::Nodes => !own && node.kind == NodeKind::Node,
+                    PlaceWord::Dr => !own && node.kind == NodeKind::Dr,
+                    PlaceWord::Node(name) => node.name == *name,
+                };
+                if named && node.archive.is_some() && !found.iter().any(|seen| seen.name == node.name) {
+                    found.push(node);
+                }
+            }
+        }
+        found
+    }
+}

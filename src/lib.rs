@@ -1,0 +1,10 @@
+//! pgwarm keeps a PostgreSQL cluster warm. This is the map of the crate, in reading order.
+
+pub mod archive;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod postgres;
+pub mod store;
+pub mod system;
+pub mod wal;

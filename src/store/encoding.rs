@@ -1,0 +1,95 @@
+//! How a file is stored: compressed or plain, and how one reads it again.
+//!
+//! Every form can be read by hand: `zstd -d`, `lz4 -d`, `gzip -d` or `cp`.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use serde::{Deserialize, Serialize};
+
+/// The form of a stored file, told by the end of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// As PostgreSQL wrote it.
+    None,
+    /// Zstandard frames with checksums, `.zst`.
+    Zstd,
+    /// LZ4 frames with checksums, `.lz4`.
+    Lz4,
+    /// gzip members, `.gz`.
+    Gzip,
+}
+
+impl Encoding {
+    /// Every encoding, the likeliest first: the order in which a reader looks for a file.
+    pub const ALL: [Encoding; 4] = [Encoding::Zstd, Encoding::None, Encoding::Lz4, Encoding::Gzip];
+
+    /// What stands behind the name of a file stored so.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Encoding::None => "",
+            Encoding::Zstd => ".zst",
+            Encoding::Lz4 => ".lz4",
+            Encoding::Gzip => ".gz",
+        }
+    }
+
+    /// Takes a stored name apart: the plain name and the encoding.
+    pub fn split(stored: &str) -> (&str, Encoding) {
+        for encoding in [Encoding::Zstd, Encoding::Lz4, Encoding::Gzip] {
+            if let Some(name) = stored.strip_suffix(encoding.extension()) {
+                return (name, encoding);
+            }
+        }
+        (stored, Encoding::None)
+    }
+
+    /// Wraps a reader of stored bytes into one of plain bytes. Damage shows as an error while reading.
+    pub fn decoder<'a>(self, stored: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self {
+            Encoding::None => stored,
+            Encoding::Zstd => Box::new(zstd::Decoder::new(stored)?),
+            Encoding::Lz4 => Box::new(Lz4Frames { rest: Some(BufReader::new(stored)), frame: None }),
+            Encoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+        })
+    }
+}
+
+/// Reads LZ4 frames one after the other; the frame decoder of the library stops after the first.
+struct Lz4Frames<R: Read> {
+    rest: Option<BufReader<R>>,
+    frame: Option<lz4_flex::frame::FrameDecoder<BufReader<R>>>,
+}
+
+impl<R: Read> Read for Lz4Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(frame) = &mut self.frame {
+                let count = frame.read(buffer)?;
+                if count > 0 || buffer.is_empty() {
+                    return Ok(count);
+                }
+                self.rest = self.frame.take().map(|frame| frame.into_inner());
+            }
+            let Some(mut rest) = self.rest.take() else { return Ok(0) };
+            if rest.fill_buf()?.is_empty() {
+                self.rest = Some(rest);
+                return Ok(0);
+            }
+            self.frame = Some(lz4_flex::frame::FrameDecoder::new(rest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_name_splits_into_name_and_encoding() {
+        for encoding in Encoding::ALL {
+            let stored = format!("000000010000000000000001{}", encoding.extension());
+            assert_eq!(Encoding::split(&stored), ("000000010000000000000001", encoding));
+        }
+    }
+}
