@@ -1,1 +1,27 @@
-//! The life of a WAL segment: pushed, fetched, relayed, expired.
+//! The life of a WAL segment: pushed by the primary, fetched by a standby, relayed to dr nodes, expired at last.
+//!
+//! Reading order: [`layout`] says where a file stands in an archive, [`identity`] whose archive it is, [`spool`] what
+//! this machine keeps beside it. [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
+//! [`expire`] removes. The [`worker`] does the first two ahead of time with the same code.
+
+pub mod consumers;
+pub mod delivery;
+pub mod dispute;
+pub mod encode;
+pub mod error;
+pub mod expire;
+pub mod fetch;
+pub mod flush;
+pub mod hole;
+pub mod identity;
+pub mod layout;
+pub mod places;
+pub mod push;
+pub mod queue;
+pub mod relay;
+pub mod shipping;
+pub mod spool;
+pub mod waiting;
+pub mod worker;
+
+pub use error::ArchiveError;

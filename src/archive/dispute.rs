@@ -1,0 +1,85 @@
+//! Same name, other content: answers who wrote the other one, when, up to where both agree, and what to do.
+
+use std::io::Read;
+use std::time::SystemTime;
+
+use super::ArchiveError;
+use super::encode::read_note;
+use super::places::Archive;
+use crate::store::{Encoding, Payload, Store, StoreError, StorePath};
+use crate::wal::segment::agree_until;
+use crate::wal::WalName;
+
+/// How many of the last bytes of a stored file may hold a note.
+const TAIL: usize = 512;
+
+/// Makes the error for a name that is taken by other content.
+pub fn settle(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> ArchiveError {
+    let store = &*archive.store;
+    let place = store.place().clone();
+    let written = match who_and_when(store, taken) {
+        Ok(written) => written,
+        Err(error) => return error.into(),
+    };
+    let agreement = agreement(name, ours, archive, taken).unwrap_or_else(|error| format!("comparing failed: {error}"));
+    ArchiveError::Conflict {
+        name,
+        place,
+        answer: format!("{written}; {agreement}"),
+        hint: format!(
+            "Two servers may ship into one archive: compare 'SELECT system_identifier, timeline_id FROM \
+             pg_control_system(), pg_control_checkpoint()' on both. Stop the one that is wrong ('archive-wal --refuse'); \
+             nothing was overwritten. If the archived file is the wrong one, move '{taken}' aside in that archive and \
+             PostgreSQL's next try stores this one."
+        ),
+    }
+}
+
+fn who_and_when(store: &dyn Store, taken: &StorePath) -> Result<String, StoreError> {
+    let modified = store.look(taken)?.map(|entry| entry.modified);
+    let tail = match store.open(taken)? {
+        Some(reader) => tail(reader).map_err(|error| StoreError::io(store.place(), "read", taken.as_str(), error))?,
+        None => Vec::new(),
+    };
+    let when = modified.map_or_else(|| "at an unknown time".to_owned(), time);
+    Ok(match read_note(&tail) {
+        Some((writer, shipped)) => format!("'{taken}' was written by node {writer} at {shipped}"),
+        None => format!("'{taken}' was written {when}, it does not say by which node"),
+    })
+}
+
+fn time(moment: SystemTime) -> String {
+    chrono::DateTime::<chrono::Local>::from(moment).format("%Y-%m-%d %H:%M:%S %z").to_string()
+}
+
+fn tail(mut reader: Box<dyn Read + Send>) -> std::io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = reader.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(kept);
+        }
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(TAIL);
+        kept.drain(..surplus);
+    }
+}
+
+fn agreement(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> std::io::Result<String> {
+    let Some(segment) = name.segment().filter(|_| name.holds_wal()) else {
+        return Ok("it is no WAL, so there is no position up to which both agree".to_owned());
+    };
+    let theirs = archive.store.open(taken).map_err(std::io::Error::other)?;
+    let theirs = theirs.ok_or_else(|| std::io::Error::other("it is gone now"))?;
+    let mut theirs = Encoding::split(taken.file_name()).1.decoder(theirs)?;
+    let mut mine = ours.encoding.decoder(Box::new(ours.open()?))?;
+    let found = agree_until(&mut mine, &mut theirs, segment, archive.identity.segment_size)?;
+    if found.same_records {
+        return Ok(format!(
+            "both hold the same records up to {}, only bytes behind the last record differ",
+            found.records_agree_until
+        ));
+    }
+    Ok(format!("both agree up to {}", found.records_agree_until))
+}

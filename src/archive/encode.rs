@@ -1,0 +1,294 @@
+//! Turns a WAL file into a payload: read once, checked page by page, compressed once for all places.
+//!
+//! A segment is compressed in pieces, each a frame of its own, so that several cores share one segment and memory does
+//! not grow with its size. `zstd -d`, `lz4 -d` and `gzip -d` read such a file as one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::ArchiveError;
+use crate::store::{Encoding, Payload};
+
+/// How much is compressed as one frame, in bytes. Larger gains no compression worth having at the levels used here.
+const PIECE: usize = 4 << 20;
+
+/// How many cores one segment may use; more would only raise memory.
+const THREADS_MAX: usize = 4;
+
+/// The first bytes of a Zstandard frame that decoders skip (RFC 8878, section 3.1.2).
+const SKIPPABLE: u32 = 0x184D_2A5A;
+
+/// What begins the note about who wrote a file.
+const NOTE: &str = "pgwarm";
+
+/// A WAL file that PostgreSQL offers.
+pub struct Source {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The open file.
+    pub file: File,
+    /// What it looked like when it was opened.
+    pub stamp: Stamp,
+}
+
+/// Tells one state of a file from another, so that a result is never used for other content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    /// In bytes.
+    pub size: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// Looks at a range of the file before it is compressed: the offset and the bytes.
+pub type Inspect<'a> = dyn Fn(u64, &[u8]) -> Result<(), ArchiveError> + Sync + 'a;
+
+/// How to encode.
+#[derive(Debug, Clone)]
+pub struct Method {
+    /// The form to store.
+    pub encoding: Encoding,
+    /// The level of the method; 0 is its default.
+    pub level: i32,
+    /// How many cores to use.
+    pub threads: usize,
+    /// Who writes: the node's name, kept in the file where the form allows a note.
+    pub writer: String,
+}
+
+impl Source {
+    /// Opens a file and takes its stamp.
+    pub fn open(path: &Path) -> Result<Source, ArchiveError> {
+        let file = File::open(path).map_err(ArchiveError::io("open", path))?;
+        let stamp = Stamp::of(&file).map_err(ArchiveError::io("look at", path))?;
+        Ok(Source { path: path.to_owned(), file, stamp })
+    }
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Stamp> {
+        let data = file.metadata()?;
+        Ok(Stamp {
+            device: data.dev(),
+            inode: data.ino(),
+            size: data.size(),
+            seconds: data.mtime(),
+            nanoseconds: data.mtime_nsec(),
+        })
+    }
+
+    /// The stamp of a file by its path.
+    pub fn of_path(path: &Path) -> io::Result<Stamp> {
+        Stamp::of(&File::open(path)?)
+    }
+}
+
+/// Encodes the source into `target`, a new file of the spool, and describes it.
+pub fn encode(
+    source: &Source,
+    target: &Path,
+    method: &Method,
+    inspect: &Inspect<'_>,
+) -> Result<Payload, ArchiveError> {
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+    let mut out = Output {
+        file: out.map_err(ArchiveError::io("create", target))?,
+        path: target.to_owned(),
+        hash: Sha256::new(),
+        size: 0,
+    };
+    let pieces = source.stamp.size.div_ceil(PIECE as u64);
+    let threads = method.threads.clamp(1, THREADS_MAX).min(pieces.max(1) as usize);
+    let mut piece = 0;
+    while piece < pieces {
+        let wave = piece..(piece + threads as u64).min(pieces);
+        piece = wave.end;
+        for encoded in encode_wave(source, method, inspect, wave)? {
+            out.write(&encoded)?;
+        }
+    }
+    if pieces == 0 {
+        out.write(&compress(&[], method).map_err(ArchiveError::io("compress", &source.path))?)?;
+    }
+    if method.encoding == Encoding::Zstd {
+        out.write(&note(&method.writer))?;
+    }
+    Ok(Payload { file: out.path, size: out.size, sha256: out.hash.finalize().into(), encoding: method.encoding })
+}
+
+/// Encodes some pieces at the same time and gives them back in order.
+fn encode_wave(
+    source: &Source,
+    method: &Method,
+    inspect: &Inspect<'_>,
+    pieces: std::ops::Range<u64>,
+) -> Result<Vec<Vec<u8>>, ArchiveError> {
+    if pieces.end - pieces.start == 1 {
+        return Ok(vec![encode_piece(source, method, inspect, pieces.start)?]);
+    }
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            pieces.map(|piece| scope.spawn(move || encode_piece(source, method, inspect, piece))).collect();
+        running.into_iter().map(|thread| thread.join().expect("because a panic there is a panic here")).collect()
+    })
+}
+
+fn encode_piece(
+    source: &Source,
+    method: &Method,
+    inspect: &Inspect<'_>,
+    piece: u64,
+) -> Result<Vec<u8>, ArchiveError> {
+    let offset = piece * PIECE as u64;
+    let length = (source.stamp.size - offset).min(PIECE as u64) as usize;
+    let mut bytes = vec![0; length];
+    source.file.read_exact_at(&mut bytes, offset).map_err(ArchiveError::io("read", &source.path))?;
+    inspect(offset, &bytes)?;
+    compress(&bytes, method).map_err(ArchiveError::io("compress", &source.path))
+}
+
+fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+    match method.encoding {
+        Encoding::None => Ok(bytes.to_vec()),
+        Encoding::Zstd => {
+            let level = if method.level == 0 { 1 } else { method.level };
+            let mut compressor = zstd::bulk::Compressor::new(level)?;
+            compressor.include_checksum(true)?;
+            compressor.include_contentsize(true)?;
+            compressor.compress(bytes)
+        }
+        Encoding::Lz4 => {
+            let shape = lz4_flex::frame::FrameInfo::new()
+                .content_checksum(true)
+                .content_size(Some(bytes.len() as u64))
+                .block_size(lz4_flex::frame::BlockSize::Max4MB);
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(shape, Vec::new());
+            encoder.write_all(bytes)?;
+            encoder.finish().map_err(io::Error::other)
+        }
+        Encoding::Gzip => {
+            let level = if method.level <= 0 { 6 } else { method.level.min(9) as u32 };
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+            encoder.write_all(bytes)?;
+            encoder.finish()
+        }
+    }
+}
+
+/// The file being written, with what has to be known of it at the end.
+struct Output {
+    file: File,
+    path: PathBuf,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+        self.file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?;
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A frame that every Zstandard decoder skips, saying who wrote the file and when.
+fn note(writer: &str) -> Vec<u8> {
+    let now = chrono::DateTime::<chrono::Local>::from(SystemTime::now());
+    let text = format!("{NOTE} {writer} {}", now.to_rfc3339_opts(chrono::SecondsFormat::Secs, false));
+    let mut frame = SKIPPABLE.to_le_bytes().to_vec();
+    frame.extend((text.len() as u32).to_le_bytes());
+    frame.extend(text.as_bytes());
+    frame
+}
+
+/// Reads the note from the last bytes of a stored file: the writing node and the time.
+pub fn read_note(tail: &[u8]) -> Option<(String, String)> {
+    let start = tail.windows(4).rposition(|window| window == SKIPPABLE.to_le_bytes())?;
+    let text = std::str::from_utf8(tail.get(start + 8..)?).ok()?;
+    let mut words = text.split(' ');
+    let ours = words.next() == Some(NOTE);
+    let found = (words.next()?.to_owned(), words.next()?.to_owned());
+    ours.then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn encoded(content: &[u8], encoding: Encoding, threads: usize) -> (tempfile::TempDir, Payload) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("source");
+        std::fs::write(&path, content).expect("the source is written");
+        let source = Source::open(&path).expect("the source opens");
+        let method = Method { encoding, level: 0, threads, writer: "db1".to_owned() };
+        let payload = encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(())).expect("it encodes");
+        (folder, payload)
+    }
+
+    fn sample(size: usize) -> Vec<u8> {
+        (0..size).map(|i| (i / 7 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn every_encoding_gives_the_content_back() {
+        for size in [0, 1, PIECE - 1, PIECE, PIECE * 2 + 17] {
+            for encoding in Encoding::ALL {
+                let content = sample(size);
+                let (_folder, payload) = encoded(&content, encoding, 2);
+                let stored = Box::new(payload.open().expect("the payload opens"));
+                let mut back = Vec::new();
+                encoding.decoder(stored).expect("a decoder").read_to_end(&mut back).expect("it decodes");
+                assert!(back == content, "{encoding:?} of {size} bytes");
+                let again = Payload::of_file(&payload.file, encoding).expect("it is read again");
+                assert_eq!(again, payload);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tools_of_the_system_read_what_we_write() {
+        for (encoding, tool) in [(Encoding::Zstd, "zstd"), (Encoding::Lz4, "lz4"), (Encoding::Gzip, "gzip")] {
+            let content = sample(PIECE + 5);
+            let (_folder, payload) = encoded(&content, encoding, 1);
+            let read = std::process::Command::new(tool)
+                .args(["-d", "-c"])
+                .stdin(payload.open().expect("the payload opens"))
+                .output()
+                .unwrap_or_else(|error| panic!("{tool} is installed by scripts/install: {error}"));
+            assert!(read.status.success() && read.stdout == content, "{tool}");
+        }
+    }
+
+    #[test]
+    fn a_stored_file_says_who_wrote_it() {
+        let (_folder, payload) = encoded(&sample(100), Encoding::Zstd, 1);
+        let stored = std::fs::read(&payload.file).expect("the payload is read");
+        assert_eq!(read_note(&stored).map(|(writer, _)| writer), Some("db1".to_owned()));
+        assert_eq!(read_note(b"something else"), None);
+    }
+
+    #[test]
+    fn what_the_inspection_refuses_is_not_encoded() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("source");
+        std::fs::write(&path, sample(PIECE * 3)).expect("the source is written");
+        let source = Source::open(&path).expect("the source opens");
+        let method = Method { encoding: Encoding::Zstd, level: 0, threads: 2, writer: String::new() };
+        let refuse = |offset: u64, _: &[u8]| {
+            let error = || ArchiveError::Refused { reason: String::new(), hint: String::new() };
+            if offset == 2 * PIECE as u64 { Err(error()) } else { Ok(()) }
+        };
+        assert!(encode(&source, &folder.path().join("target"), &method, &refuse).is_err());
+    }
+}

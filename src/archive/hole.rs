@@ -1,0 +1,100 @@
+//! Tells the end of WAL from a hole in it.
+//!
+//! To a restore without `standby.signal`, "absent" means the end: the server opens for writes. If the places show that
+//! WAL once followed, the answer must not be "absent": recovery would stop early and nobody would be told.
+
+use std::io::Read;
+
+use super::ArchiveError;
+use super::layout;
+use super::places::Archive;
+use crate::store::{Encoding, StoreError};
+use crate::wal::timeline::TimelineHistory;
+use crate::wal::{Lsn, SegmentName, SegmentNumber, TimelineId, WalName};
+
+/// Timeline numbers grow by one with each promotion; PostgreSQL itself stops looking at the first one missing.
+const TIMELINES_MAX: u32 = 1000;
+
+/// No history file is larger, in bytes: a line for each of a thousand timelines.
+const HISTORY_MAX: u64 = 1 << 20;
+
+/// Says what shows that WAL followed the absent segment, or nothing where it may well be the end.
+///
+/// Only the folder of the segment, the next one and the histories of later timelines are looked at, so the cost does
+/// not grow with the archive.
+pub fn evidence(missing: SegmentName, archive: &Archive) -> Result<Option<String>, ArchiveError> {
+    let size = archive.identity.segment_size;
+    let Some(number) = missing.number(size) else { return Ok(None) };
+    if number < beginning(missing.timeline(), archive)? {
+        // Recovery asks the newest timeline first, also for positions before it began.
+        return Ok(None);
+    }
+    if let Some(later) = later_segment(missing, number, archive)? {
+        return Ok(Some(format!("'{later}' of the same timeline is in the {}", archive.store.place())));
+    }
+    later_timeline(missing, number, archive)
+}
+
+/// The first segment of a timeline: the one its parent was left in.
+fn beginning(timeline: TimelineId, archive: &Archive) -> Result<SegmentNumber, ArchiveError> {
+    let history = history(timeline, archive)?;
+    let begun = history.and_then(|history| history.ancestors.last().map(|parent| parent.switch_point));
+    Ok(begun.unwrap_or(Lsn::INVALID).segment(archive.identity.segment_size))
+}
+
+fn later_segment(
+    missing: SegmentName,
+    number: SegmentNumber,
+    archive: &Archive,
+) -> Result<Option<WalName>, ArchiveError> {
+    let size = archive.identity.segment_size;
+    let next_log = SegmentNumber((number.0 / size.segments_per_log() + 1) * size.segments_per_log());
+    for folder in [missing, SegmentName::new(missing.timeline(), next_log, size)] {
+        for entry in archive.store.list(&layout::folder(folder))?.unwrap_or_default() {
+            let Ok(name) = Encoding::split(&entry.name).0.parse::<WalName>() else { continue };
+            let there = name.segment().filter(|_| name.holds_wal()).and_then(|segment| segment.number(size));
+            if there.is_some_and(|there| there > number) {
+                return Ok(Some(name));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A later timeline that left this one behind the missing segment shows that it existed.
+fn later_timeline(
+    missing: SegmentName,
+    number: SegmentNumber,
+    archive: &Archive,
+) -> Result<Option<String>, ArchiveError> {
+    let size = archive.identity.segment_size;
+    let own = missing.timeline().0;
+    for timeline in (own + 1..=own.saturating_add(TIMELINES_MAX)).map(TimelineId) {
+        let Some(history) = history(timeline, archive)? else { break };
+        let Some(left) = history.ancestors.iter().find(|ancestor| ancestor.timeline == missing.timeline()) else {
+            continue;
+        };
+        if left.switch_point.segment(size) > number {
+            let place = archive.store.place();
+            return Ok(Some(format!(
+                "timeline {timeline} left timeline {own} at {}, behind it, as its history in the {place} says",
+                left.switch_point
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn history(timeline: TimelineId, archive: &Archive) -> Result<Option<TimelineHistory>, ArchiveError> {
+    let path = layout::history(timeline);
+    let Some(file) = archive.store.open(&path)? else { return Ok(None) };
+    let mut text = String::new();
+    let read = file.take(HISTORY_MAX).read_to_string(&mut text);
+    read.map_err(|source| StoreError::io(archive.store.place(), "read", path.as_str(), source))?;
+    let parsed = TimelineHistory::parse(timeline, &text).map_err(|error| ArchiveError::NotTheWal {
+        name: WalName::History(timeline),
+        place: archive.store.place().to_string(),
+        detail: error.to_string(),
+    })?;
+    Ok(Some(parsed))
+}

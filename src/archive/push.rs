@@ -1,0 +1,390 @@
+//! `archive_command`: one file to every place the policy names, in parallel, and the answer whether it is safe.
+//!
+//! The story of a file: the switch is asked, the file is checked and encoded once, every place of `archive.to` gets it
+//! at the same time, a place that is down gets it into its queue and its alternate gets it instead, and then `ack`
+//! decides. Exit 0 is said only when `ack` holds *and* every place either has the file or has it queued. The worker and
+//! a call without a worker run this very code.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::ArchiveError;
+use super::consumers;
+use super::delivery::{self, Delivery};
+use super::encode::{Method, Source, Stamp, encode};
+use super::layout;
+use super::places::{Site, Sites};
+use super::queue::Queue;
+use super::shipping;
+use super::spool::{Spool, remove_if_there};
+use crate::config::{Ack, Config, Shipping};
+use crate::error::{Class, Explain, Failure};
+use crate::postgres::control::ControlFile;
+use crate::store::{Encoding, Payload};
+use crate::system::clock::Deadline;
+use crate::wal::segment::{self, Known};
+use crate::wal::timeline::TimelineHistory;
+use crate::wal::{SegmentSize, SystemId, WalName, page};
+
+/// Of the time a file may take, the share that the places get; the rest is for queueing and the answer.
+const PLACES_SHARE: f64 = 0.8;
+
+/// A payload that nobody has touched for so long belongs to a process that was killed.
+const LEFTOVER_AGE: Duration = Duration::from_secs(600);
+
+/// Ships files by one configuration. Shared by all threads of a process.
+pub struct Pusher {
+    config: Arc<Config>,
+    sites: Arc<Sites>,
+    spool: Spool,
+    payloads: AtomicU64,
+}
+
+/// A file that PostgreSQL may forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The file.
+    pub name: WalName,
+    /// The nodes whose archives hold it, durably.
+    pub stored: Vec<String>,
+    /// The nodes for which it waits in a queue.
+    pub queued: Vec<String>,
+    /// True where it was not shipped at all, because shipping is switched to discard.
+    pub discarded: bool,
+    /// How large it is as stored, in bytes.
+    pub size: u64,
+}
+
+/// Whose WAL a file is, as far as the file or the server's control file say.
+struct Origin {
+    system: SystemId,
+    segment_size: SegmentSize,
+}
+
+impl Pusher {
+    /// A pusher with this configuration.
+    pub fn new(config: &Arc<Config>, sites: &Arc<Sites>) -> Self {
+        let spool = Spool::new(&config.local.spool);
+        Pusher { config: Arc::clone(config), sites: Arc::clone(sites), spool, payloads: AtomicU64::new(0) }
+    }
+
+    /// Removes what killed processes left in the spool.
+    pub fn sweep(&self) {
+        self.spool.sweep(LEFTOVER_AGE);
+    }
+
+    /// Makes one file safe, as `ack` means it, or says why not. `threads` cores compress it.
+    pub fn push(
+        &self,
+        path: &Path,
+        name: WalName,
+        threads: usize,
+        deadline: Deadline,
+    ) -> Result<Pushed, ArchiveError> {
+        match shipping::mode(&self.spool, self.config.archive.shipping)? {
+            Shipping::Armed => self.ship(path, name, threads, deadline),
+            Shipping::Refuse => Err(ArchiveError::SwitchedOff {
+                mode: "refuse",
+                detail: format!("'{name}' stays in pg_wal"),
+                hint: "Switch it on with 'archive-wal --arm'.",
+            }),
+            Shipping::Discard => {
+                shipping::confirm(&self.config.archive)?;
+                shipping::record(&self.spool, name)?;
+                log::warn!("'{name}' is discarded; the chain of WAL is broken and a new base backup is needed");
+                Ok(Pushed { name, stored: Vec::new(), queued: Vec::new(), discarded: true, size: 0 })
+            }
+        }
+    }
+
+    fn ship(&self, path: &Path, name: WalName, threads: usize, deadline: Deadline) -> Result<Pushed, ArchiveError> {
+        let source = Source::open(path)?;
+        let origin = origin(&source, name)?;
+        let places = self.places()?;
+        let mut delivery = self.resume(&source, name)?;
+        if delivery.is_none() {
+            let payload = self.encode(&source, name, threads)?;
+            delivery = Some(Delivery::new(name, source.stamp, payload));
+        }
+        let delivery = delivery.expect("because it was made where there was none");
+        let outcome = self.deliver(delivery, &places, origin.as_ref(), deadline);
+        if outcome.is_ok() {
+            self.report_position(path);
+        }
+        outcome
+    }
+
+    /// The places of `archive.to`; a configuration that names none must not look like success.
+    fn places(&self) -> Result<Vec<Arc<Site>>, ArchiveError> {
+        let places = self.sites.of(&self.config.places(&self.config.archive.to));
+        if places.is_empty() {
+            return Err(ArchiveError::Refused {
+                reason: "archive.to names no node that holds an archive".to_owned(),
+                hint: "Set node.NAME.archive for at least one node that archive.to means.".to_owned(),
+            });
+        }
+        Ok(places)
+    }
+
+    /// What an earlier try left: the payload and the places that already hold the file.
+    fn resume(&self, source: &Source, name: WalName) -> Result<Option<Delivery>, ArchiveError> {
+        let encoding = layout::encoding(name, self.config.archive.compress);
+        Ok(delivery::load(&self.spool, name, self.config.fingerprint)
+            .filter(|kept| kept.stamp == source.stamp && kept.payload.encoding == encoding))
+    }
+
+    fn encode(&self, source: &Source, name: WalName, threads: usize) -> Result<Payload, ArchiveError> {
+        self.spool.prepare()?;
+        self.spool.make(&self.spool.outgoing())?;
+        let encoding = layout::encoding(name, self.config.archive.compress);
+        let target = self.payload_path(name, encoding);
+        let method = Method {
+            encoding,
+            level: self.config.archive.level,
+            threads,
+            writer: self.config.local.node.clone(),
+        };
+        let known = known(source, name)?;
+        let inspect = |offset: u64, bytes: &[u8]| match &known {
+            Some(known) => segment::check_pages(known, offset, bytes)
+                .map(|_| ())
+                .map_err(|error| not_the_wal(name, &source.path, error)),
+            None => Ok(()),
+        };
+        let encoded = encode(source, &target, &method, &inspect);
+        if encoded.is_err() {
+            // The error matters, the leftover is swept later.
+            let _ = remove_if_there(&target);
+        }
+        self.unchanged(source, name)?;
+        encoded
+    }
+
+    fn payload_path(&self, name: WalName, encoding: Encoding) -> PathBuf {
+        let count = self.payloads.fetch_add(1, Ordering::Relaxed);
+        let unique = format!("{name}.{}.{count}{}", std::process::id(), encoding.extension());
+        self.spool.outgoing().join(unique)
+    }
+
+    /// PostgreSQL never changes a file it offers; if somebody does, what was read is worth nothing.
+    fn unchanged(&self, source: &Source, name: WalName) -> Result<(), ArchiveError> {
+        let now = Stamp::of_path(&source.path).map_err(ArchiveError::io("look at", &source.path))?;
+        if now == source.stamp {
+            return Ok(());
+        }
+        Err(ArchiveError::Refused {
+            reason: format!("'{name}' changed while it was being read"),
+            hint: "PostgreSQL tries again; if it happens again, find out who writes into pg_wal.".to_owned(),
+        })
+    }
+
+    /// Ships to every place, queues for those that are down, and asks `ack`.
+    fn deliver(
+        &self,
+        mut delivery: Delivery,
+        places: &[Arc<Site>],
+        origin: Option<&Origin>,
+        deadline: Deadline,
+    ) -> Result<Pushed, ArchiveError> {
+        let whose = origin.map(|origin| (origin.system, origin.segment_size));
+        let share = Deadline::after(deadline.remaining().mul_f64(PLACES_SHARE));
+        let mut failures = self.send(&mut delivery, places, whose, share);
+        if places.iter().any(|site| !site.own && failures.iter().any(|(down, _)| down.name() == site.name())) {
+            let alternates = self.alternates(places);
+            let more = Deadline::after(deadline.remaining().mul_f64(PLACES_SHARE));
+            for (site, error) in self.send(&mut delivery, &alternates, whose, more) {
+                log::warn!("the alternate {} did not take '{}': {error}", site.name(), delivery.name);
+                if !error.is_outage() {
+                    failures.push((site, error));
+                }
+            }
+        }
+        let mut queued = Vec::new();
+        let mut fatal = Vec::new();
+        for (site, error) in failures {
+            let kept = if error.is_outage() { self.queue(&site, &delivery, &error) } else { Err(error) };
+            match kept {
+                Ok(failure) => queued.push((site, failure)),
+                Err(error) => fatal.push(error),
+            }
+        }
+        self.answer(delivery, places, queued, fatal)
+    }
+
+    fn alternates(&self, places: &[Arc<Site>]) -> Vec<Arc<Site>> {
+        let nodes = self.config.places(&self.config.archive.alternate);
+        let mut sites = self.sites.of(&nodes);
+        sites.retain(|site| !places.iter().any(|place| place.name() == site.name()));
+        sites
+    }
+
+    /// Sends to places that do not hold the file yet; gives back those that failed.
+    fn send(
+        &self,
+        delivery: &mut Delivery,
+        places: &[Arc<Site>],
+        whose: Option<(SystemId, SegmentSize)>,
+        deadline: Deadline,
+    ) -> Vec<(Arc<Site>, ArchiveError)> {
+        let open: Vec<_> = places.iter().filter(|site| !delivery.is_stored(site.name())).cloned().collect();
+        let results = delivery::send(delivery, &open, whose, self.config.archive.retry, deadline);
+        let mut failures = Vec::new();
+        for (site, result) in open.into_iter().zip(results) {
+            match result {
+                Ok(()) => delivery.stored.push(site.name().to_owned()),
+                Err(error) => failures.push((site, error)),
+            }
+        }
+        failures
+    }
+
+    fn queue(&self, site: &Site, delivery: &Delivery, error: &ArchiveError) -> Result<Failure, ArchiveError> {
+        let free_min = self.config.queue.free_min;
+        Queue::new(&self.spool, site.name()).add(delivery.name, &delivery.payload, free_min)?;
+        let failure = Failure { class: error.class(), message: error.to_string(), hint: error.hint() };
+        log::warn!("'{}' waits in the queue for {}: {}", delivery.name, site.name(), failure.message);
+        Ok(failure)
+    }
+
+    /// Exit 0 needs both: nothing failed for good, and `ack` holds.
+    fn answer(
+        &self,
+        delivery: Delivery,
+        places: &[Arc<Site>],
+        queued: Vec<(Arc<Site>, Failure)>,
+        mut fatal: Vec<ArchiveError>,
+    ) -> Result<Pushed, ArchiveError> {
+        let acknowledged = self.acknowledged(&delivery, places, !queued.is_empty());
+        if fatal.is_empty() && acknowledged {
+            delivery::forget(&self.spool, &delivery);
+            return Ok(Pushed {
+                name: delivery.name,
+                stored: delivery.stored,
+                queued: queued.into_iter().map(|(site, _)| site.name().to_owned()).collect(),
+                discarded: false,
+                size: delivery.payload.size,
+            });
+        }
+        delivery::keep(&self.spool, &delivery, self.config.fingerprint);
+        // A conflict, a foreign archive or a full queue is what the operator must see first.
+        if !fatal.is_empty() {
+            return Err(fatal.remove(0));
+        }
+        let worst = queued.iter().find(|(site, _)| !site.own).or(queued.first());
+        Err(ArchiveError::Unacknowledged {
+            name: delivery.name,
+            wanted: wanted(self.config.archive.ack),
+            class: worst.map_or(Class::Config, |(_, failure)| failure.class),
+            hint: worst.and_then(|(_, failure)| failure.hint.clone()),
+            failures: if queued.is_empty() {
+                vec![format!("only {} places of archive.to can hold it", places.len())]
+            } else {
+                queued.iter().map(|(site, failure)| format!("{}: {}", site.name(), failure.message)).collect()
+            },
+        })
+    }
+
+    fn acknowledged(&self, delivery: &Delivery, places: &[Arc<Site>], queued: bool) -> bool {
+        let own = &self.config.local.node;
+        match self.config.archive.ack {
+            // A copy in an archive elsewhere is worth more than one in a queue here.
+            Ack::Local => queued || !delivery.stored.is_empty(),
+            Ack::Standby => delivery.stored.iter().any(|node| node != own),
+            Ack::All => places.iter().all(|site| delivery.is_stored(site.name())),
+            Ack::Count(count) => delivery.stored.len() >= count as usize,
+        }
+    }
+
+    /// Sends what waits for places that are up again, for so long as the time allows.
+    pub fn drain(&self, deadline: Deadline) {
+        for node in super::queue::nodes(&self.spool).unwrap_or_default() {
+            let queue = Queue::new(&self.spool, &node);
+            let Some(site) = self.sites.get(&node).filter(|_| !queue.is_empty()) else { continue };
+            if site.recently_down(self.config.archive.retry).is_some() {
+                continue;
+            }
+            let drained = site.archive().and_then(|archive| queue.drain(&archive, deadline, &mut |_, _| {}));
+            match drained {
+                Ok(drained) if drained.count > 0 => log::info!("sent {} queued files to {node}", drained.count),
+                Ok(_) => {}
+                Err(error) => {
+                    log::warn!("the queue for {node} stays: {error}");
+                    if error.is_outage() {
+                        site.mark_down(&Failure::from(error));
+                        site.close();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the archives from time to time how far back a primary itself may have to go.
+    fn report_position(&self, path: &Path) {
+        let Some(pgdata) = data_directory(path) else { return };
+        if let Err(error) = consumers::report_primary(&self.config, &self.sites, &self.spool, &pgdata) {
+            log::debug!("the restart point of this node is not reported: {error}");
+        }
+    }
+}
+
+fn wanted(ack: Ack) -> String {
+    match ack {
+        Ack::Local => "local".to_owned(),
+        Ack::Standby => "standby".to_owned(),
+        Ack::All => "all".to_owned(),
+        Ack::Count(count) => count.to_string(),
+    }
+}
+
+/// The data directory that a path inside `pg_wal` belongs to; none for a file that lies elsewhere.
+pub fn data_directory(path: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    let pgdata = absolute.parent()?.parent()?;
+    pgdata.join("PG_VERSION").is_file().then(|| pgdata.to_owned())
+}
+
+/// Says whose WAL a file is: its own first page says it, a history or a backup label needs the control file.
+fn origin(source: &Source, name: WalName) -> Result<Option<Origin>, ArchiveError> {
+    if let Some(known) = known(source, name)? {
+        return Ok(Some(Origin { system: known.system_id, segment_size: known.size }));
+    }
+    check_text(source, name)?;
+    let Some(pgdata) = data_directory(&source.path) else { return Ok(None) };
+    let control = ControlFile::read(&pgdata).map_err(|error| ArchiveError::Elsewhere(Failure::from(error)))?;
+    Ok(Some(Origin { system: control.system_id, segment_size: control.segment_size }))
+}
+
+/// Reads the first page of a file that holds WAL and checks it against the name and the size.
+fn known(source: &Source, name: WalName) -> Result<Option<Known>, ArchiveError> {
+    use std::os::unix::fs::FileExt;
+    let Some(segment) = name.segment().filter(|_| name.holds_wal()) else { return Ok(None) };
+    let mut first = vec![0; 8192.min(source.stamp.size as usize)];
+    source.file.read_exact_at(&mut first, 0).map_err(ArchiveError::io("read", &source.path))?;
+    let header = page::first_page(&first).map_err(|error| not_the_wal(name, &source.path, error))?;
+    let whole = source.stamp.size == header.segment_size.bytes();
+    if !whole {
+        let detail = format!("it has {} bytes, a segment has {}", source.stamp.size, header.segment_size);
+        return Err(not_the_wal(name, &source.path, detail));
+    }
+    Known::new(segment, &header).map(Some).map_err(|error| not_the_wal(name, &source.path, error))
+}
+
+/// A history must be one; a backup label must begin as one.
+fn check_text(source: &Source, name: WalName) -> Result<(), ArchiveError> {
+    let text = std::fs::read_to_string(&source.path).map_err(ArchiveError::io("read", &source.path))?;
+    match name {
+        WalName::History(timeline) => TimelineHistory::parse(timeline, &text)
+            .map(|_| ())
+            .map_err(|error| not_the_wal(name, &source.path, error)),
+        WalName::Backup(..) if !text.starts_with("START WAL LOCATION") => {
+            Err(not_the_wal(name, &source.path, "it does not begin as a backup label does"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_the_wal(name: WalName, path: &Path, detail: impl std::fmt::Display) -> ArchiveError {
+    ArchiveError::NotTheWal { name, place: path.display().to_string(), detail: detail.to_string() }
+}

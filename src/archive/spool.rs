@@ -1,0 +1,111 @@
+//! What this machine keeps beside the archives: queues, deliveries under way, caches, the worker's socket.
+//!
+//! Only the queues hold anything that cannot be made again. Everything else here may be deleted at any time.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::ArchiveError;
+use crate::system::durable;
+
+/// The spool directory of this node.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    root: PathBuf,
+}
+
+impl Spool {
+    /// The spool at this directory; nothing is made yet.
+    pub fn new(root: &Path) -> Self {
+        Spool { root: root.to_owned() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Payloads being delivered, and what is known of deliveries that did not succeed yet.
+    pub fn outgoing(&self) -> PathBuf {
+        self.root.join("outgoing")
+    }
+
+    /// The folder of all queues.
+    pub fn queues(&self) -> PathBuf {
+        self.root.join("queue")
+    }
+
+    /// What waits for one node.
+    pub fn queue(&self, node: &str) -> PathBuf {
+        self.queues().join(node)
+    }
+
+    /// Remembers for a short time that a node is down.
+    pub fn down(&self, node: &str) -> PathBuf {
+        self.root.join("down").join(node)
+    }
+
+    /// The switch file.
+    pub fn shipping(&self) -> PathBuf {
+        self.root.join("shipping")
+    }
+
+    /// The record of discarded WAL.
+    pub fn broken_chain(&self) -> PathBuf {
+        self.root.join("broken-chain.json")
+    }
+
+    /// Segments fetched ahead of PostgreSQL's asking.
+    pub fn prefetch(&self) -> PathBuf {
+        self.root.join("prefetch")
+    }
+
+    /// Where relaying to a node has got to: a cache.
+    pub fn relay(&self, node: &str) -> PathBuf {
+        self.root.join("relay").join(format!("{node}.json"))
+    }
+
+    /// The lock that lets one process do one duty.
+    pub fn lock(&self, duty: &str) -> PathBuf {
+        self.root.join(format!("{duty}.lock"))
+    }
+
+    /// The worker's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("worker.sock")
+    }
+
+    /// Makes the spool directory where only its parent is there.
+    pub fn prepare(&self) -> Result<(), ArchiveError> {
+        if self.root.is_dir() { Ok(()) } else { self.make(&self.root.clone()) }
+    }
+
+    /// Makes a folder of the spool, for this user alone, durably.
+    pub fn make(&self, folder: &Path) -> Result<(), ArchiveError> {
+        durable::create_directory_durable(folder).map_err(ArchiveError::io("create", folder))
+    }
+
+    /// Removes payloads that a killed process left behind.
+    pub fn sweep(&self, older_than: Duration) {
+        let Ok(entries) = fs::read_dir(self.outgoing()) else { return };
+        for entry in entries.flatten() {
+            let age = entry.metadata().and_then(|data| data.modified()).ok();
+            let age = age.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if age.is_some_and(|age| age > older_than) {
+                // Whoever still needed it makes it again; a failure here is tried again by the next sweep.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Removes a file that may be gone already.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
