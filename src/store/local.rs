@@ -344,3 +344,6 @@ fn modified(stat: &Stat) -> SystemTime {
         Err(_) => SystemTime::UNIX_EPOCH - Duration::from_secs(stat.st_mtime.unsigned_abs()) + part,
     }
 }
+
+#[cfg(test)]
+mod tests;

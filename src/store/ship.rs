@@ -170,3 +170,6 @@ impl Read for Watched {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

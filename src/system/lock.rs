@@ -3,10 +3,13 @@
 //! The kernel's lock (flock) is the only proof that its owner lives: it goes with the process, also after `kill -9`.
 //! What stands in the file is for messages only. The file is never deleted, since a deleted one could be locked by two.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, retry_on_intr};
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
@@ -31,10 +34,10 @@ impl Lock {
     /// Takes the lock at `path` if it is free; never waits. The file is made (0600) where it is missing, its folder not.
     pub fn try_take(path: &Path) -> io::Result<Taken> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        match file.try_lock() {
+        match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Taken::Busy { owner: owner(&mut file)? }),
-            Err(TryLockError::Error(error)) => return Err(error),
+            Err(Errno::WOULDBLOCK) => return Ok(Taken::Busy { owner: owner(&mut file)? }),
+            Err(error) => return Err(error.into()),
         }
         file.set_len(0)?;
         file.rewind()?;
