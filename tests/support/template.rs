@@ -1,0 +1,97 @@
+//! Data directories to start from: `initdb` runs once per version, segment size and account; every server gets a copy.
+//!
+//! Promises: a template is complete or absent, whoever else makes the same one at the same time.
+//! A copy has the system identifier of its template, so all servers made from one seem to be one cluster; a test that
+//! needs strangers asks for a fresh identity and pays for a real `initdb`.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::program::Program;
+use super::server::Binaries;
+use super::workspace::{Account, Workspace};
+
+/// The file in PGDATA that holds a server's own settings, read last.
+pub const SETTINGS: &str = "pgwarm-test.conf";
+
+/// Puts a data directory that never ran at `pgdata`.
+pub fn data_directory(binaries: &Binaries, segment_mib: u32, fresh: bool, pgdata: &Path) {
+    if fresh {
+        return initdb(binaries, segment_mib, pgdata);
+    }
+    let account = Account::unprivileged();
+    let store = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let template = store.join(format!("initdb-{}-{segment_mib}-{}", binaries.version, account.name));
+    // Made with the same binaries; a package upgrade within the same minor version makes a new one.
+    let is_current = || template.metadata().is_ok_and(|made| made.mtime() >= binaries.changed_at);
+    let lock = lock_file(store);
+    hold(&lock, FlockOperation::LockShared);
+    if !is_current() {
+        // Letting go first: two holders of a shared lock that both wait for the other would wait for ever.
+        hold(&lock, FlockOperation::Unlock);
+        hold(&lock, FlockOperation::LockExclusive);
+        if !is_current() {
+            make(binaries, segment_mib, &template);
+        }
+    }
+    copy(&template, pgdata);
+}
+
+fn lock_file(store: &Path) -> File {
+    let path = store.join("initdb.lock");
+    fs::create_dir_all(store)
+        .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
+        .unwrap_or_else(|error| panic!("could not open '{}': {error}", path.display()))
+}
+
+fn hold(lock: &File, how: FlockOperation) {
+    flock(lock, how).unwrap_or_else(|error| panic!("could not lock the templates: {error}"));
+}
+
+/// Called with the lock held exclusively.
+fn make(binaries: &Binaries, segment_mib: u32, template: &Path) {
+    // The account may be unable to reach the build directory, so initdb runs in the workspace.
+    let workspace = Workspace::shared();
+    let made = workspace.fresh_dir("initdb");
+    initdb(binaries, segment_mib, &made.join("data"));
+    let half = template.with_file_name("initdb.half");
+    for stale in [half.as_path(), template] {
+        if stale.exists() {
+            fs::remove_dir_all(stale).unwrap_or_else(|error| panic!("could not remove '{}': {error}", stale.display()));
+        }
+    }
+    copy(&made.join("data"), &half);
+    // Its age says which binaries made it.
+    File::open(&half)
+        .and_then(|dir| dir.set_modified(SystemTime::now()))
+        .and_then(|()| fs::rename(&half, template))
+        .and_then(|()| fs::remove_dir_all(&made))
+        .unwrap_or_else(|error| panic!("could not keep '{}': {error}", template.display()));
+}
+
+fn initdb(binaries: &Binaries, segment_mib: u32, pgdata: &Path) {
+    let call = Program::at(binaries.bin.join("initdb")).env("LD_LIBRARY_PATH", binaries.library_path());
+    let segment = format!("--wal-segsize={segment_mib}");
+    let options = ["--no-sync", "--data-checksums", "--auth=trust", "--username=postgres", "--encoding=UTF8"];
+    call.args(options).args(["--locale=C", "--no-instructions", &segment, "--pgdata"]).arg(pgdata).run().expect_ok();
+    // Read last, so it wins over what initdb wrote.
+    let configuration = pgdata.join("postgresql.conf");
+    let mut text = fs::read_to_string(&configuration).expect("because initdb has just written it");
+    text.push_str(&format!("\ninclude_if_exists = '{SETTINGS}'\n"));
+    fs::write(&configuration, text).expect("because initdb has just written it");
+}
+
+/// `cp` keeps the owner and shares blocks where the file system can.
+fn copy(source: &Path, target: &Path) {
+    let copied = Command::new("cp")
+        .args(["-a", "--reflink=auto", "-T", "--"])
+        .args([source, target])
+        .output()
+        .unwrap_or_else(|error| panic!("could not start 'cp': {error}"));
+    assert!(copied.status.success(), "could not copy '{}': {copied:?}", source.display());
+}

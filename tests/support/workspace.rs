@@ -1,0 +1,279 @@
+//! One directory per test process, short enough for socket paths, and the unprivileged account that works in it.
+//!
+//! Promises: the directory goes when the last user of it goes, and with it every process that was started in it and is
+//! still there, such as a worker that a program left behind. `PGWARM_TEST_KEEP=1` keeps the files.
+//! Leaves out: a test process that is killed outright leaves its directory; its servers end by themselves.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The variable by which processes started in a workspace are found again.
+const TAG: &str = "PGWARM_TEST_WORKSPACE";
+
+/// Socket paths end at 107 bytes, and a node's name and the socket's own name come on top of this.
+const ROOT_LENGTH_MAX: usize = 40;
+
+/// The account under which servers and programs run: `postgres` (or `PGWARM_TEST_USER`) if the tests run as root, else
+/// whoever runs them.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// True if a command has to change to it.
+    pub switch: bool,
+}
+
+impl Account {
+    /// The account of this test process.
+    pub fn unprivileged() -> &'static Account {
+        static ACCOUNT: OnceLock<Account> = OnceLock::new();
+        ACCOUNT.get_or_init(|| {
+            let own = rustix::process::geteuid().as_raw();
+            if own != 0 {
+                return Account::find(|_, uid| uid == own).unwrap_or_else(|| Account {
+                    name: own.to_string(),
+                    uid: own,
+                    gid: rustix::process::getegid().as_raw(),
+                    switch: false,
+                });
+            }
+            let wanted = std::env::var("PGWARM_TEST_USER").unwrap_or_else(|_| "postgres".to_owned());
+            let found = Account::find(|name, _| name == wanted).unwrap_or_else(|| {
+                panic!("root runs the tests' servers as user '{wanted}', which does not exist; see scripts/install")
+            });
+            Account { switch: true, ..found }
+        })
+    }
+
+    fn find(wanted: impl Fn(&str, u32) -> bool) -> Option<Account> {
+        let accounts = fs::read_to_string("/etc/passwd").expect("because every Linux has /etc/passwd");
+        accounts.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            wanted(name, uid).then(|| Account { name: name.to_owned(), uid, gid, switch: false })
+        })
+    }
+
+    /// A command that runs as this account and gets `at_our_end` when the test process ends before it.
+    pub fn command(&self, program: impl AsRef<Path>, at_our_end: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--pdeathsig={at_our_end}"));
+        if self.switch {
+            command.args([format!("--reuid={}", self.uid), format!("--regid={}", self.gid)]);
+            command.args(["--init-groups", "--inh-caps=-all"]);
+        }
+        command.arg("--").arg(program.as_ref());
+        command
+    }
+
+    /// Makes the account the owner of `path`.
+    pub fn own(&self, path: &Path) {
+        if self.switch {
+            chown(path, Some(self.uid), Some(self.gid))
+                .unwrap_or_else(|error| panic!("could not give '{}' to '{}': {error}", path.display(), self.name));
+        }
+    }
+}
+
+/// The directory; see the head of this file.
+#[derive(Debug)]
+pub struct Workspace {
+    root: PathBuf,
+    next: AtomicU32,
+    programs: OnceLock<PathBuf>,
+}
+
+impl Workspace {
+    /// The one of this process, made where nobody holds it yet.
+    pub fn shared() -> Arc<Workspace> {
+        static SHARED: Mutex<Weak<Workspace>> = Mutex::new(Weak::new());
+        let mut shared = lock(&SHARED);
+        shared.upgrade().unwrap_or_else(|| {
+            let workspace = Arc::new(Workspace::new());
+            *shared = Arc::downgrade(&workspace);
+            workspace
+        })
+    }
+
+    fn new() -> Workspace {
+        let wanted = std::env::temp_dir();
+        let parent = if wanted.as_os_str().len() <= ROOT_LENGTH_MAX - 20 { wanted } else { PathBuf::from("/tmp") };
+        let root = tempfile::Builder::new()
+            .prefix("pgwarm-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(&parent)
+            .unwrap_or_else(|error| panic!("could not make a directory in '{}': {error}", parent.display()))
+            .keep();
+        // The process's umask may have taken bits that the account needs to pass through.
+        fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("because the directory is ours");
+        Account::unprivileged().own(&root);
+        Workspace { root, next: AtomicU32::new(1), programs: OnceLock::new() }
+    }
+
+    /// The top of it.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes a directory of its own (0700, the account's) whose name begins with `name`.
+    pub fn fresh_dir(&self, name: &str) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let dir = self.root.join(format!("{name}.{number}"));
+        make_dir(&dir);
+        dir
+    }
+
+    /// The directory with our own programs, readable for the account wherever the checkout is.
+    pub fn programs(&self) -> &Path {
+        self.programs.get_or_init(|| {
+            let dir = self.root.join("bin");
+            DirBuilder::new().mode(0o755).create(&dir).expect("because the workspace is fresh");
+            for built in built_programs() {
+                let name = built.file_name().expect("because it came from a directory listing");
+                // A link costs nothing; across file systems it takes a copy.
+                fs::hard_link(&built, dir.join(name))
+                    .or_else(|_| fs::copy(&built, dir.join(name)).map(drop))
+                    .unwrap_or_else(|error| panic!("could not take over '{}': {error}", built.display()));
+            }
+            dir
+        })
+    }
+
+    /// A command as the account, in a clean environment that carries the workspace's tag.
+    pub fn command(&self, program: impl AsRef<Path>, at_our_end: &str) -> Command {
+        let mut command = Account::unprivileged().command(program, at_our_end);
+        command.env_clear();
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("HOME", &self.root).env("USER", &Account::unprivileged().name);
+        command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env(TAG, &self.root);
+        command.current_dir(&self.root);
+        command
+    }
+
+    /// Kills what was started here and did not end, daemons that detached themselves included.
+    fn end_leftovers(&self) {
+        let tag = format!("{TAG}={}", self.root.display());
+        for pid in all_pids() {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            if environment.split(|byte| *byte == 0).any(|variable| variable == tag.as_bytes()) {
+                send(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        self.end_leftovers();
+        if std::env::var_os("PGWARM_TEST_KEEP").is_some() {
+            eprintln!("kept '{}'", self.root.display());
+        } else if let Err(error) = fs::remove_dir_all(&self.root) {
+            // One that is being killed may still have put a file there.
+            let again = fs::remove_dir_all(&self.root);
+            if again.is_err() {
+                eprintln!("could not remove '{}': {error}", self.root.display());
+            }
+        }
+    }
+}
+
+/// Makes a directory with 0700 that belongs to the account.
+pub fn make_dir(dir: &Path) {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(dir)
+        .unwrap_or_else(|error| panic!("could not make the directory '{}': {error}", dir.display()));
+    Account::unprivileged().own(dir);
+}
+
+/// Writes a file with 0600 that belongs to the account.
+pub fn write_file(path: &Path, content: &str) {
+    fs::write(path, content)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o600)))
+        .unwrap_or_else(|error| panic!("could not write '{}': {error}", path.display()));
+    Account::unprivileged().own(path);
+}
+
+/// Starts a command whose parent, as the kernel sees it, lives as long as the process.
+///
+/// A child that asked for a signal at its parent's death gets it when the *thread* that started it ends; a test may
+/// start servers in threads that end before it does.
+pub fn spawn(command: Command) -> io::Result<Child> {
+    type Order = (Command, Sender<io::Result<Child>>);
+    static STARTER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (orders, inbox) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                // Whoever asked may have panicked meanwhile.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let (answer, started) = channel();
+    lock(starter).send((command, answer)).expect("because the starter never ends");
+    started.recv().expect("because the starter answers every order")
+}
+
+/// Sends a signal; a process that is gone already is fine.
+pub fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// True if the process is there and not just waiting to be reaped.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// True if the process is stopped by a signal.
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == 'T')
+}
+
+/// The processes whose parent is `pid`.
+pub fn children_of(pid: u32) -> Vec<u32> {
+    all_pids().into_iter().filter(|child| stat(*child).is_some_and(|(_, parent)| parent == pid)).collect()
+}
+
+fn all_pids() -> Vec<u32> {
+    let listing = fs::read_dir("/proc").expect("because every Linux has /proc");
+    listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// State letter and parent. The program's name before them is in brackets and may hold anything.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// The programs that cargo built for this run: those beside the directory the test itself is in.
+fn built_programs() -> Vec<PathBuf> {
+    let test = std::env::current_exe().expect("because a running program has a path");
+    let dir = test.parent().and_then(Path::parent).expect("because cargo puts tests into deps/");
+    let listing = fs::read_dir(dir).unwrap_or_else(|error| panic!("could not list '{}': {error}", dir.display()));
+    let is_program = |path: &PathBuf| {
+        let plain = path.extension().is_none() && path.is_file();
+        plain && fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o111 != 0)
+    };
+    listing.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_program).collect()
+}
+
+/// A test that panicked with the lock held leaves the data as good as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
