@@ -46,11 +46,19 @@ impl Encoding {
 
     /// Wraps a reader of stored bytes into one of plain bytes. Damage shows as an error while reading.
     pub fn decoder<'a>(self, stored: Box<dyn Read + Send + 'a>) -> io::Result<Box<dyn Read + Send + 'a>> {
+        if self == Encoding::None {
+            return Ok(stored);
+        }
+        let mut stored = BufReader::with_capacity(128 << 10, stored);
+        // Every encoder writes something even for an empty file; the decoders would take nothing for an empty one.
+        if stored.fill_buf()?.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stored file is empty"));
+        }
         Ok(match self {
-            Encoding::None => stored,
-            Encoding::Zstd => Box::new(zstd::Decoder::new(stored)?),
-            Encoding::Lz4 => Box::new(Lz4Frames { rest: Some(BufReader::new(stored)), frame: None }),
-            Encoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+            Encoding::None => Box::new(stored),
+            Encoding::Zstd => Box::new(zstd::Decoder::with_buffer(stored)?),
+            Encoding::Lz4 => Box::new(Lz4Frames { rest: Some(stored), frame: None }),
+            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stored)),
         })
     }
 }

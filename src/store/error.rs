@@ -16,6 +16,9 @@ pub enum StoreError {
     /// The file system of this machine refused an operation.
     #[error("cannot {action} '{path}' in the {place}")]
     Io { place: Place, action: &'static str, path: String, source: io::Error },
+    /// The file that was to be stored cannot be read here; the place has nothing to do with it.
+    #[error("cannot read '{path}'")]
+    Payload { path: String, source: io::Error },
     /// The file system there is full, or a quota is reached.
     #[error("no room for '{path}' in the {place}")]
     Full { place: Place, path: String },
@@ -56,10 +59,28 @@ impl StoreError {
     }
 }
 
+/// How a streamed read hands on what went wrong: see [`StoreError::from_read`].
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> io::Error {
+        io::Error::other(error)
+    }
+}
+
+impl StoreError {
+    /// Turns what a reader of [`super::Store::open`] said back into an error of its place.
+    pub fn from_read(place: &Place, path: &str, error: io::Error) -> StoreError {
+        match error.downcast::<StoreError>() {
+            Ok(inner) => inner,
+            Err(error) => StoreError::io(place, "read", path, error),
+        }
+    }
+}
+
 impl Explain for StoreError {
     fn class(&self) -> Class {
         match self {
-            StoreError::RootMissing { .. } | StoreError::Io { .. } | StoreError::Full { .. } => Class::Storage,
+            StoreError::RootMissing { .. } | StoreError::Io { .. } => Class::Storage,
+            StoreError::Payload { .. } | StoreError::Full { .. } => Class::Storage,
             StoreError::Damaged { .. } => Class::Corrupt,
             StoreError::Unreachable { .. } | StoreError::Protocol { .. } => Class::Remote,
             StoreError::Timeout { .. } => Class::Timeout,
@@ -97,7 +118,7 @@ impl Explain for StoreError {
                 Some("Install the same pgwarm version on both nodes; 'distribute --programs' does it.".to_owned())
             }
             StoreError::Remote { failure, .. } => failure.hint.clone(),
-            StoreError::Path(_) => None,
+            StoreError::Payload { .. } | StoreError::Path(_) => None,
         }
     }
 }

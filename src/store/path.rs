@@ -9,8 +9,11 @@ use std::str::FromStr;
 /// The longest path a store accepts, in bytes.
 pub const PATH_MAX: usize = 1024;
 
-/// The beginning of every temporary name; files that begin so are no part of the archive and are never listed.
-pub const TEMPORARY_PREFIX: &str = ".tmp-";
+/// The longest single name in it, in bytes: what every file system in use can hold.
+pub const NAME_MAX: usize = 255;
+
+/// Files whose names begin so are no part of the archive and are never listed.
+pub use crate::system::durable::TEMPORARY_PREFIX;
 
 /// A relative path with `/` between plain components: ASCII letters, digits, and `. _ - +`, none beginning with a dot.
 /// The empty path is the root of the store.
@@ -21,6 +24,12 @@ pub struct StorePath(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no path inside an archive")]
 pub struct ParsePathError(pub String);
+
+/// True for a name that can stand in a path; what a place holds under any other name is not ours.
+pub fn is_component(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+');
+    !name.is_empty() && name.len() <= NAME_MAX && !name.starts_with('.') && name.bytes().all(plain)
+}
 
 impl StorePath {
     /// The root of the store.
@@ -46,6 +55,11 @@ impl StorePath {
         Some(StorePath(self.0.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned()))
     }
 
+    /// Its components, from the root down.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').filter(|component| !component.is_empty())
+    }
+
     /// The last component; empty for the root.
     pub fn file_name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
@@ -62,9 +76,7 @@ impl FromStr for StorePath {
     type Err = ParsePathError;
 
     fn from_str(text: &str) -> Result<Self, ParsePathError> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+');
-        let component = |c: &str| !c.is_empty() && !c.starts_with('.') && c.bytes().all(plain);
-        if text.is_empty() || (text.len() <= PATH_MAX && text.split('/').all(component)) {
+        if text.is_empty() || (text.len() <= PATH_MAX && text.split('/').all(is_component)) {
             Ok(StorePath(text.to_owned()))
         } else {
             Err(ParsePathError(text.to_owned()))
