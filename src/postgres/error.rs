@@ -176,7 +176,9 @@ impl Explain for PostgresError {
             }
             PostgresError::Protocol { .. } => "Check the port: another program may listen there.",
             PostgresError::WrongTarget { .. } => "Name the other nodes in host= as well.",
-            PostgresError::QueryTimeout { .. } => "Look into pg_stat_activity for what it waits for, or allow more time.",
+            PostgresError::QueryTimeout { .. } => {
+                "Look into pg_stat_activity for what it waits for, or allow more time."
+            }
             PostgresError::Answer { .. } => "Please report this with the version of the server.",
             PostgresError::Lost { .. } => "The server's log says why it ended the session.",
             PostgresError::NoTime { .. } => "Allow more time.",

@@ -82,8 +82,8 @@ pub(super) fn start(stream: Stream, config: &Config, tls: Option<Tls>, until: De
             }
         }
     };
-    let (client, driver) =
-        runtime.block_on(async { tokio::time::timeout(until.remaining(), attempt).await.unwrap_or(Err(Trouble::Late)) })?;
+    let (client, driver) = runtime
+        .block_on(async { tokio::time::timeout(until.remaining(), attempt).await.unwrap_or(Err(Trouble::Late)) })?;
     Ok(Session { client, driver, runtime })
 }
 

@@ -123,10 +123,9 @@ impl Explain for TlsError {
             TlsError::NoRoot { .. } => {
                 Some("Put the CA's certificate there, name it with sslrootcert, or use sslrootcert=system.".to_owned())
             }
-            TlsError::KeyMode { path, .. } => Some(format!(
-                "Run: chmod 0600 {}  (0640 will do if the file belongs to root).",
-                path.display()
-            )),
+            TlsError::KeyMode { path, .. } => {
+                Some(format!("Run: chmod 0600 {}  (0640 will do if the file belongs to root).", path.display()))
+            }
             TlsError::NoKey { .. } => Some("Name the key with sslkey, or take the certificate away.".to_owned()),
             TlsError::NoName => Some("Add 'host=NAME' beside 'hostaddr'.".to_owned()),
             _ => None,
@@ -144,9 +143,9 @@ pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(settings)? {
-        Some((chain, key, path)) => builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| malformed("client certificate", &path, error))?,
+        Some((chain, key, path)) => {
+            builder.with_client_auth_cert(chain, key).map_err(|error| malformed("client certificate", &path, error))?
+        }
         None => builder.with_no_client_auth(),
     };
     config.enable_sni = settings.name_indication;
@@ -220,9 +219,7 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(what, path)?;
-    CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| malformed(what, path, error))
+    CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| malformed(what, path, error))
 }
 
 fn revocation_lists(settings: &TlsSettings) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {

@@ -136,7 +136,8 @@ fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result
 /// The common name, if the certificate names no host in the proper place.
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let parsed = Certificate::from_der(certificate).ok()?;
-    let (_, names) = parsed.tbs_certificate.get::<SubjectAltName>().ok()?.unwrap_or((false, SubjectAltName(Vec::new())));
+    let (_, names) =
+        parsed.tbs_certificate.get::<SubjectAltName>().ok()?.unwrap_or((false, SubjectAltName(Vec::new())));
     if names.0.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
         return None;
     }
@@ -155,7 +156,8 @@ fn match_common_name(pattern: &str, name: &ServerName<'_>) -> bool {
             let name = name.as_ref();
             let wild = pattern.strip_prefix("*.").filter(|rest| rest.contains('.'));
             let below = wild.is_some_and(|rest| {
-                name.split_once('.').is_some_and(|(label, domain)| !label.is_empty() && domain.eq_ignore_ascii_case(rest))
+                name.split_once('.')
+                    .is_some_and(|(label, domain)| !label.is_empty() && domain.eq_ignore_ascii_case(rest))
             });
             pattern.eq_ignore_ascii_case(name) || below
         }
