@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use support::workspace::{Account, is_alive, make_dir};
-use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, wait_until};
+use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, Workspace, wait_until};
 
 /// A primary that archives by copying into `archive/` beside its data directory.
 fn archiving_primary() -> Server {
@@ -177,6 +177,23 @@ fn a_program_is_heard_to_its_end() {
     assert_eq!((said.stderr.as_str(), said.signal), ("two\n", None));
     let killed = Program::at("/bin/sh").args(["-c", "kill -9 $$"]).run();
     assert_eq!((killed.code, killed.signal), (None, Some(9)));
+}
+
+#[test]
+fn the_account_reaches_our_own_programs() {
+    let workspace = Workspace::shared();
+    Program::at("/usr/bin/test").arg("-x").arg(workspace.programs()).run().expect_ok();
+}
+
+#[test]
+fn a_process_that_detached_itself_goes_with_the_workspace() {
+    let script = "setsid sleep 600 >/dev/null 2>&1 & echo $!";
+    let said = Program::at("/bin/sh").args(["-c", script]).run().expect_ok();
+    let pid: u32 = said.stdout.trim().parse().expect("because the shell prints a number");
+    // Other tests of this process may hold the same workspace; it goes with the last of them.
+    let workspace = std::sync::Arc::downgrade(&Workspace::shared());
+    wait_until(PATIENCE, "the workspace is gone", || workspace.strong_count() == 0);
+    wait_until(PATIENCE, "the process is gone", || !is_alive(pid));
 }
 
 #[test]
