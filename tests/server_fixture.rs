@@ -187,13 +187,16 @@ fn the_account_reaches_our_own_programs() {
 
 #[test]
 fn a_process_that_detached_itself_goes_with_the_workspace() {
-    let script = "setsid sleep 600 >/dev/null 2>&1 & echo $!";
-    let said = Program::at("/bin/sh").args(["-c", script]).run().expect_ok();
-    let pid: u32 = said.stdout.trim().parse().expect("because the shell prints a number");
-    // Other tests of this process may hold the same workspace; it goes with the last of them.
-    let workspace = std::sync::Arc::downgrade(&Workspace::shared());
-    wait_until(PATIENCE, "the workspace is gone", || workspace.strong_count() == 0);
+    let workspace = Workspace::separate();
+    let mut shell = workspace.command("/bin/sh", "KILL");
+    let said = shell.args(["-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"]).output();
+    let said = said.expect("because every system has a shell");
+    let pid: u32 = String::from_utf8_lossy(&said.stdout).trim().parse().expect("because the shell prints a number");
+    let root = workspace.root().to_owned();
+    assert!(is_alive(pid) && root.exists());
+    drop(workspace);
     wait_until(PATIENCE, "the process is gone", || !is_alive(pid));
+    assert!(!root.exists(), "the directory is still there");
 }
 
 #[test]

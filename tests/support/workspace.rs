@@ -120,13 +120,14 @@ impl Workspace {
         static SHARED: Mutex<Weak<Workspace>> = Mutex::new(Weak::new());
         let mut shared = lock(&SHARED);
         shared.upgrade().unwrap_or_else(|| {
-            let workspace = Arc::new(Workspace::new());
+            let workspace = Arc::new(Workspace::separate());
             *shared = Arc::downgrade(&workspace);
             workspace
         })
     }
 
-    fn new() -> Workspace {
+    /// One that nobody else in this process uses.
+    pub fn separate() -> Workspace {
         let parent = parent_of_workspaces();
         remove_abandoned(&parent);
         let root = make_root(&parent);
