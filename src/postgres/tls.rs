@@ -9,8 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use log::warn;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::VerifierBuilderError;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -79,6 +81,8 @@ pub struct TlsSettings {
     pub name_indication: bool,
     /// Begin with TLS at once, without asking (`sslnegotiation=direct`, PostgreSQL 17 and later).
     pub direct: bool,
+    /// `~/.postgresql`, where the files are looked for that nobody named.
+    pub home: Option<PathBuf>,
     pub oldest: TlsVersion,
     pub newest: TlsVersion,
 }
@@ -184,7 +188,14 @@ fn verifier(settings: &TlsSettings, provider: &Arc<CryptoProvider>) -> Result<Ve
         .with_crls(lists)
         .enforce_revocation_expiration()
         .build()
-        .map_err(|error| malformed("root certificate file", &path, error))?;
+        .map_err(|error| match error {
+            // The library wants the lists RFC 5280 describes: version 2 with a CRL number.
+            VerifierBuilderError::InvalidCrl(reason) => {
+                let list = settings.revocation.as_ref().or(settings.revocation_directory.as_ref()).unwrap_or(&path);
+                malformed("certificate revocation list", list, format!("{reason:?}"))
+            }
+            error => malformed("root certificate file", &path, error),
+        })?;
     Ok(Verifier::verifying(provider.clone(), chain, pinned, names))
 }
 
@@ -199,7 +210,7 @@ fn roots(settings: &TlsSettings) -> Result<Option<Roots>, TlsError> {
     };
     let what = "root certificate file";
     match named {
-        Some(path) if exists(what, &path)? => {
+        Some(path) if exists(settings, what, &path)? => {
             let certificates = certificates(what, &path)?;
             Ok(Some((path, certificates)))
         }
@@ -208,9 +219,16 @@ fn roots(settings: &TlsSettings) -> Result<Option<Roots>, TlsError> {
     }
 }
 
-/// True if the file is there; that it cannot be told is an error, never "no".
-fn exists(what: &'static str, path: &Path) -> Result<bool, TlsError> {
-    path.try_exists().map_err(|source| TlsError::Unreadable { what, path: path.to_owned(), source })
+/// True if the file is there. That it cannot be told is an error; but a home directory that belongs to somebody else, as
+/// under sudo, holds nothing for us.
+fn exists(settings: &TlsSettings, what: &'static str, path: &Path) -> Result<bool, TlsError> {
+    match path.try_exists() {
+        Err(error) if settings.home.as_ref().is_some_and(|home| path.starts_with(home)) => {
+            warn!("the {what} '{}' is not used: {error}", path.display());
+            Ok(false)
+        }
+        answer => answer.map_err(|source| TlsError::Unreadable { what, path: path.to_owned(), source }),
+    }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -226,7 +244,7 @@ fn revocation_lists(settings: &TlsSettings) -> Result<Vec<CertificateRevocationL
     let what = "certificate revocation list";
     let mut files = Vec::new();
     if let Some(file) = &settings.revocation
-        && exists(what, file)?
+        && exists(settings, what, file)?
     {
         files.push(file.clone());
     }
@@ -252,11 +270,11 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, PathBuf);
 fn identity(settings: &TlsSettings) -> Result<Option<Identity>, TlsError> {
     let what = "client certificate";
     let Some(certificate) = &settings.certificate else { return Ok(None) };
-    if !exists(what, certificate)? {
+    if !exists(settings, what, certificate)? {
         return Ok(None);
     }
     let key = settings.key.clone().unwrap_or_default();
-    if !exists("private key file", &key)? {
+    if !exists(settings, "private key file", &key)? {
         return Err(TlsError::NoKey { certificate: certificate.clone(), key });
     }
     check_key_mode(&key)?;
