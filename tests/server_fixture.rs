@@ -248,3 +248,11 @@ fn a_layout_is_a_configuration_that_every_node_can_load() {
         assert_eq!(config.places(&[PlaceWord::Dr]).len(), usize::from(name != "gamma"));
     }
 }
+
+#[test]
+fn our_own_program_runs_as_the_account() {
+    let layout = Layout::new("shop", &["alpha"]);
+    let target = layout.dir.join("share");
+    Program::own("pgwarm-docs").arg(&target).run().expect_ok();
+    assert_eq!(fs::metadata(&target).map(|data| data.uid()).ok(), Some(Account::unprivileged().uid));
+}
