@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -291,7 +291,10 @@ fn show_config_names_every_origin() {
 fn a_reader_that_goes_away_is_no_failure() {
     let run = Run::new(SHARED, LOCAL, &["check-node"]).body("print");
     let mut child = run.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("because it is ours");
-    drop(child.stdout.take());
+    // The test harness of the child must have had its say before its reader goes.
+    let mut lines = BufReader::new(child.stdout.take().expect("because it is piped")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("nobody reads"))));
+    drop(lines);
     let done = child.wait_with_output().expect("because the child is ours");
     assert_eq!(run.outcome(&done), outcome(0, "", ""));
 }

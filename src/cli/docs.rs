@@ -99,8 +99,11 @@ fn manual(program: &Program) -> io::Result<Vec<u8>> {
     if program.name != "serve-archive" {
         files(&mut rest);
     }
+    if !program.lines.is_empty() {
+        rest.control("SH", ["EXAMPLES"]);
+    }
     for line in program.lines {
-        rest.control("SH", ["EXAMPLE"]);
+        rest.control("PP", []);
         rest.text([roman(format!("In {}:", line.file))]).control("PP", []).text([bold(line.text)]);
     }
     rest.to_writer(&mut page)?;

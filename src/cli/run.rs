@@ -214,6 +214,8 @@ fn usage_failure(program: &Program, error: &clap::Error) -> Failure {
     let message = text.split("\n\n").next().unwrap_or_default();
     let message = logging::flatten(message.strip_prefix("error: ").unwrap_or(message));
     let tips = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
+    // The other tip, to put '--' before a mistyped option, would make PostgreSQL archive a file of that name.
+    let tips = tips.filter(|tip| tip.contains("similar"));
     let mut hint: String = tips.map(|tip| format!("{} ", sentence(tip))).collect();
     hint.push_str(&format!("Run '{} --help' to see how it is called.", program.name));
     Failure::new(Class::Usage, message).hinted(hint)

@@ -70,7 +70,7 @@ fn sample_nodes(text: &mut String) {
 
 /// One option: its sentence, what it may hold, and its line.
 fn sample_row(text: &mut String, row: &Row, given: Option<&str>) {
-    let _ = writeln!(text, "# {}{}", row.doc, allowed(row.kind));
+    let _ = writeln!(text, "# {}{}", row.doc, allowed(row));
     let _ = match (given, row.default) {
         (Some(value), _) => writeln!(text, "{} = {value}", row.key),
         (None, Standard::Is(value)) => writeln!(text, "#{} = {value}", row.key),
@@ -79,12 +79,17 @@ fn sample_row(text: &mut String, row: &Row, given: Option<&str>) {
 }
 
 /// What a value may be, where its sentence and default do not show it.
-fn allowed(kind: Kind) -> String {
+fn allowed(row: &Row) -> String {
+    let kind = row.kind;
     match kind {
         Kind::Choice(_) | Kind::Switch | Kind::Number(..) | Kind::Time(..) | Kind::Ack => {
             format!(" ({})", kind.words())
         }
-        Kind::Places => " (own, queue, nodes, dr or names of nodes)".to_string(),
+        Kind::Places if row.section == "restore" => " (own, queue, nodes, dr or names of nodes)".to_string(),
+        Kind::Places if row.section == "archive" && row.key == "to" => {
+            " (own, nodes, dr or names of nodes)".to_string()
+        }
+        Kind::Places => " (nodes, dr or names of nodes)".to_string(),
         _ => String::new(),
     }
 }
