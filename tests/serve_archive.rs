@@ -373,7 +373,7 @@ fn a_connection_lost_in_the_middle_leaves_nothing_and_the_next_run_succeeds() {
         let error = thread::scope(|scope| {
             let publishing = scope.spawn(|| store.publish(&at, &file.payload, &[]));
             // In the middle: a temporary file is there, and cannot be whole, since its process is stopped first.
-            wait_until("something arrives", || temporary());
+            wait_until("something arrives", temporary);
             sshd.signal("serve-archive", Signal::STOP);
             assert!(sshd.signal(victim, Signal::KILL) > 0);
             sshd.signal("serve-archive", Signal::CONT);

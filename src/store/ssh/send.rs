@@ -20,12 +20,7 @@ pub(super) fn file(
     rivals: &[StorePath],
     operation: &Operation,
 ) -> Result<Reply, StoreError> {
-    let unreadable = |error: io::Error| StoreError::Io {
-        place: session.place().clone(),
-        action: "read for",
-        path: payload.file.display().to_string(),
-        source: error,
-    };
+    let unreadable = |source: io::Error| StoreError::Payload { path: payload.file.display().to_string(), source };
     // Opened before anything is sent, so that the usual mistake costs the far end nothing.
     let mut source = payload.open().map_err(unreadable)?;
     let (sender, events) = unbounded();
