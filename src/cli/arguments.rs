@@ -54,7 +54,11 @@ pub fn restore_wal() -> Command {
                 .num_args(0..=1)
                 .default_missing_value(""),
         )
-        .arg(text("forget", "Forget what a node that is gone needed of the own archive").long("forget").value_name("NODE"))
+        .arg(
+            text("forget", "Forget what a node that is gone needed of the own archive")
+                .long("forget")
+                .value_name("NODE"),
+        )
         .arg(flag("wait", "Wait for a segment that is not there yet"))
         .arg(flag("partial", "Serve a .partial where no whole segment exists"))
         .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
