@@ -419,7 +419,7 @@ mod tests {
 
     impl Visit for Seen {
         fn wants(&self, header: &RecordHeader) -> bool {
-            header.length % 2 == 0
+            header.length.is_multiple_of(2)
         }
 
         fn visit(&mut self, record: &Record<'_>) {
