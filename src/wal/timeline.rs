@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
+use crate::error::{Class, Explain};
 
 /// A timeline and those it descends from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,16 @@ pub enum HistoryFault {
     /// A timeline is not lower than the one whose history this is.
     #[error("an ancestor must be lower than the timeline itself")]
     NotLower,
+}
+
+impl Explain for ParseHistoryError {
+    fn class(&self) -> Class {
+        Class::Corrupt
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("The server that began this timeline has the file in its pg_wal; compare it with the copies in the other places of the archive.".to_owned())
+    }
 }
 
 impl TimelineHistory {
