@@ -510,8 +510,10 @@ fn how_fast_it_is() {
             store.publish(&path(&format!("one/{n}")), &file.payload, &[]).expect("stored");
         }
         println!("{} MiB one at a time: {:.1} ms each", size >> 20, begun.elapsed().as_secs_f64() * 50.0);
-        let cpu = sshd.processes("").into_iter().map(cpu_ticks).sum::<u64>();
-        println!("  far end cpu so far: {} ms", cpu * 10);
+        let cpu = |name: &str| sshd.processes(name).into_iter().map(cpu_ticks).sum::<u64>() * 10 / (count as u64 + 20);
+        println!("  far end, ms of processor each: sshd {}, serve-archive {}", cpu("sshd"), cpu("serve-archive"));
+        let own = cpu_ticks(std::process::id()) * 10;
+        println!("  this process so far: {own} ms");
         let begun = Instant::now();
         for n in 0..20 {
             read(&store, &path(&format!("one/{n}")));
