@@ -390,7 +390,7 @@ impl Tmpfs {
     fn mount(at: PathBuf, options: &str) -> Option<Tmpfs> {
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success()).then_some(Tmpfs(at))
+        command.status().is_ok_and(|status| status.success()).then(|| Tmpfs(at))
     }
 }
 
@@ -541,6 +541,35 @@ fn a_store_that_is_dropped_leaves_no_process() {
     assert_eq!(sshd.processes("serve-archive").len(), 1);
     drop(store);
     wait_until("the far end is gone", || sshd.processes("serve-archive").is_empty());
+}
+
+#[test]
+fn ssh_gets_none_of_our_descriptors_and_a_process_group_of_its_own() {
+    let sshd = Sshd::start();
+    let archive = archive(&sshd, "archive");
+    let file = fs::File::create(sshd.path("inherited")).expect("the folder is ours");
+    // As a program finds it that PostgreSQL started: open, and not to be closed on exec.
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("it is open");
+    let store = connect(&settings(&sshd, &archive)).expect("it connects");
+    let to_this_sshd = |id: &u32| {
+        let words = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&format!("Port={}", sshd.port()))
+    };
+    let own = std::process::id();
+    let children: Vec<u32> = sshd::all_processes()
+        .into_iter()
+        .filter(|(_, of, _)| *of == own)
+        .map(|(id, ..)| id)
+        .filter(to_this_sshd)
+        .collect();
+    assert_eq!(children.len(), 1);
+    let open = fs::read_dir(format!("/proc/{}/fd", children[0])).expect("it runs");
+    let targets: Vec<_> = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert!(!targets.is_empty() && !targets.contains(&sshd.path("inherited")), "{targets:?}");
+    let group = |pid| rustix::process::getpgid(pid).expect("it runs");
+    let child = i32::try_from(children[0]).ok().and_then(rustix::process::Pid::from_raw);
+    assert_ne!(group(child), group(None));
+    drop(store);
 }
 
 #[test]
