@@ -1,0 +1,115 @@
+//! How an error of the far end becomes an error of this end: the same variant, with this end's name for the place.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+use crate::store::{Place, StoreError};
+
+/// The part of an error that a program can act on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// [`StoreError::RootMissing`].
+    RootMissing { directory: String },
+    /// [`StoreError::Full`].
+    Full { path: String },
+    /// [`StoreError::Damaged`].
+    Damaged { path: String, detail: String },
+    /// [`StoreError::Io`] with the system's number for it.
+    Io { action: String, path: String, errno: i32 },
+    /// Something whose words are enough.
+    Words,
+}
+
+/// An error as it travels: what to act on, and what to print where that is not enough.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub trouble: Trouble,
+    pub failure: Failure,
+}
+
+/// What a store may be doing when the file system refuses: [`StoreError::Io`] holds a word of the program, so a word
+/// from elsewhere must be found among these.
+const ACTIONS: &[&str] = &[
+    "access", "close", "copy", "create", "delete", "flush", "hash", "link", "list", "lock", "look at", "make", "open",
+    "publish", "read", "remove", "rename", "replace", "settle", "stat", "store", "sync", "write",
+];
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Refusal { trouble: Trouble::Words, failure }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let trouble = match &error {
+            StoreError::RootMissing { directory, .. } => Trouble::RootMissing { directory: directory.clone() },
+            StoreError::Full { path, .. } => Trouble::Full { path: path.clone() },
+            StoreError::Damaged { path, detail, .. } => Trouble::Damaged { path: path.clone(), detail: detail.clone() },
+            StoreError::Io { action, path, source, .. } => match source.raw_os_error() {
+                Some(errno) => Trouble::Io { action: (*action).to_owned(), path: path.clone(), errno },
+                None => Trouble::Words,
+            },
+            _ => Trouble::Words,
+        };
+        Refusal { trouble, failure: Failure::from(error) }
+    }
+}
+
+impl Refusal {
+    /// The error as this end reports it.
+    pub fn into_error(self, place: &Place) -> StoreError {
+        let place = place.clone();
+        match self.trouble {
+            Trouble::RootMissing { directory } => StoreError::RootMissing { place, directory },
+            Trouble::Full { path } => StoreError::Full { place, path },
+            Trouble::Damaged { path, detail } => StoreError::Damaged { place, path, detail },
+            Trouble::Io { action, path, errno } => match ACTIONS.iter().find(|known| **known == action) {
+                Some(action) => StoreError::io(&place, action, &path, io::Error::from_raw_os_error(errno)),
+                None => StoreError::Remote { place, failure: self.failure },
+            },
+            Trouble::Words => StoreError::Remote { place, failure: self.failure },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Class, Explain};
+
+    fn place(node: &str) -> Place {
+        Place { node: node.to_owned(), location: "/srv/wal".to_owned() }
+    }
+
+    fn travel(error: StoreError) -> StoreError {
+        let body = serde_json::to_vec(&Refusal::from(error)).expect("it is plain data");
+        let refusal: Refusal = serde_json::from_slice(&body).expect("it was encoded just now");
+        refusal.into_error(&place("here"))
+    }
+
+    #[test]
+    fn every_kind_of_error_stays_what_it_is() {
+        let there = place("there");
+        let full = io::Error::from_raw_os_error(28);
+        let text = travel(StoreError::io(&there, "write", "a", full)).to_string();
+        assert_eq!(text, "no room for 'a' in the archive of here (/srv/wal)");
+
+        let denied = travel(StoreError::io(&there, "write", "a", io::Error::from_raw_os_error(13)));
+        assert!(matches!(&denied, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied));
+        assert!(denied.hint().is_some());
+
+        let missing = travel(StoreError::RootMissing { place: there.clone(), directory: "/d".to_owned() });
+        assert!(matches!(missing, StoreError::RootMissing { directory, .. } if directory == "/d"));
+        let damaged =
+            travel(StoreError::Damaged { place: there.clone(), path: "a".to_owned(), detail: "short".to_owned() });
+        assert_eq!(damaged.class(), Class::Corrupt);
+
+        let odd = travel(StoreError::io(&there, "frobnicate", "a", io::Error::from_raw_os_error(5)));
+        assert!(matches!(&odd, StoreError::Remote { failure, .. } if failure.message.contains("frobnicate")));
+        assert_eq!(odd.class(), Class::Storage);
+    }
+}
