@@ -7,6 +7,9 @@ pgwarm_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # Cargo and pip must not be confused by whatever directory the caller stands in.
 cd "$pgwarm_root"
 
+# Where rustup puts cargo; a shell that is no login shell may not have it in its PATH.
+[[ ! -d ${HOME:-/nonexistent}/.cargo/bin ]] || PATH=$PATH:$HOME/.cargo/bin
+
 # Where cargo builds; the fetched servers live below it, so that removing it removes them as well.
 pgwarm_target=${CARGO_TARGET_DIR:-$pgwarm_root/target}
 [[ $pgwarm_target == /* ]] || pgwarm_target=$pgwarm_root/$pgwarm_target

@@ -1,17 +1,27 @@
 //! The configuration: one file that is the same on every node, and a small one that says which node this is.
 //!
-//! `options` holds THE table; `load` reads files, checks everything and reports every problem at once; `render` prints
-//! the sample file, the README table and `--show-config`. This module holds the result: plain data, a struct a section.
-//! No secret ever stands in it.
+//! `options` holds THE table; `value` the kinds of value; `ini` reads a file into lines; `load` finds the files, settles
+//! each value and reports every problem at once; `build` fills the structs; `check` looks at values together; `render`
+//! prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a struct a
+//! section. No secret ever stands in it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::store::Encoding;
 
+mod build;
+mod check;
+mod error;
+pub mod ini;
 pub mod load;
 pub mod options;
 pub mod render;
+pub mod value;
+
+pub use check::DISCARD_CONFIRMATION;
+pub use error::{ConfigError, Problem};
+pub use load::{Origin, Origins, Source};
 
 /// Everything the configuration says, checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,1 +1,279 @@
-//! (being written)
+//! THE table: every option of the configuration, a row each.
+//!
+//! The parser, the range check, the suggestions for unknown names, `--set`, `--show-config`, the sample files and the
+//! README's table are all made from these rows. The structs beside are filled from them in `build`; a test makes sure
+//! that each row is read there and that each reading has its row.
+
+use super::value::Kind;
+use Kind::{Choice, LoosePath, Name, Number, Path, Places, Size, Switch, Text, Time, Words};
+use Standard::{Is, Nothing, Required};
+use Stands::{Both, Local, Shared};
+
+/// What holds where no file says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standard {
+    /// Someone must say it.
+    Required,
+    /// Not set, and that has a meaning of its own.
+    Nothing,
+    /// This text, read like one in a file.
+    Is(&'static str),
+}
+
+/// Which file an option belongs in. The local file may still override anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// The shared file: the same on every node.
+    Shared,
+    /// The local file: differs from node to node.
+    Local,
+    /// Either: mostly the same, and often overridden.
+    Both,
+}
+
+/// A section of the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Section {
+    /// What stands in brackets; `node` stands for every `node.NAME`.
+    pub name: &'static str,
+    /// What it is about, in one sentence.
+    pub doc: &'static str,
+}
+
+/// An option.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its section; `node` for every `node.NAME`.
+    pub section: &'static str,
+    /// Its key.
+    pub key: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// What holds where no file says anything.
+    pub default: Standard,
+    /// Which file it belongs in.
+    pub stands: Stands,
+    /// What it does, in one sentence.
+    pub doc: &'static str,
+}
+
+/// Every section, in the order of the sample file.
+#[rustfmt::skip]
+pub const SECTIONS: &[Section] = &[
+    Section { name: "cluster", doc: "The cluster." },
+    Section { name: "local",   doc: "This machine; belongs in the local file." },
+    Section { name: "archive", doc: "What archive-wal does with a file that PostgreSQL offers." },
+    Section { name: "queue",   doc: "What waits here for a place that is down." },
+    Section { name: "restore", doc: "How restore-wal answers PostgreSQL." },
+    Section { name: "relay",   doc: "How relay-wal sends on what this node holds." },
+    Section { name: "ssh",     doc: "The way to other nodes." },
+    Section { name: "notify",  doc: "Programs told about what happens; started directly, never through a shell." },
+    Section { name: "log",     doc: "Where messages go beside standard error." },
+    Section { name: "check",   doc: "When check-node warns, and when it calls it critical." },
+    Section { name: "node",    doc: "One section for each node: what it is, where it is, how it is reached." },
+];
+
+/// Every option, in the order of the sample file.
+#[rustfmt::skip]
+pub const OPTIONS: &[Row] = &[
+    row("cluster", "name", Name, Required, Shared, "Names the cluster; every archive has a folder of that name."),
+
+    row("local", "node", Name, Required, Local, "Says which [node.NAME] this machine is."),
+    row("local", "spool", Path, Is("/var/lib/pgwarm/spool"), Local, "Holds queues, caches and the worker's socket; outside PGDATA."),
+    row("local", "pg_bin", Path, Nothing, Local, "Holds PostgreSQL's own programs; empty: found by the running server or in PATH."),
+
+    row("archive", "shipping", Choice(&["armed", "refuse", "discard"]), Is("armed"), Both, "Ships, keeps PostgreSQL from recycling, or throws WAL away."),
+    row("archive", "discard_confirmation", Text, Nothing, Both, "Must read 'I accept a broken WAL chain' before anything is discarded."),
+    row("archive", "to", Places, Is("own, nodes"), Both, "Lists the places a file goes to."),
+    row("archive", "alternate", Places, Is("dr"), Both, "Lists where it goes instead while a place of 'to' on another node is down."),
+    row("archive", "ack", Kind::Ack, Is("standby"), Both, "Says how many places must hold a file durably before PostgreSQL may recycle it."),
+    row("archive", "compress", Choice(&["zstd", "lz4", "gzip", "none"]), Is("zstd"), Both, "Says how files are stored."),
+    row("archive", "level", Number(-7, 19), Is("0"), Both, "Sets the compression level; 0 is the method's own (zstd 1, gzip 6)."),
+    row("archive", "deadline", Time("1s", "1h"), Is("60s"), Both, "Bounds the time one file may take in all."),
+    row("archive", "worker", Switch, Is("on"), Both, "Hands files to a worker that keeps its connections open."),
+    row("archive", "worker_idle", Time("1s", "1d"), Is("60s"), Both, "Ends the worker after so long without a call."),
+    row("archive", "lookahead", Number(0, 64), Is("8"), Both, "Lets the worker prepare so many of the next ready segments; 0: none."),
+    row("archive", "retry", Time("1s", "1h"), Is("10s"), Both, "Leaves a place that failed alone for so long."),
+
+    row("queue", "free_min", Size, Is("1GiB"), Both, "Queues nothing while the spool's file system has less than this free."),
+
+    row("restore", "from", Places, Is("own, queue, nodes, dr"), Both, "Lists where a file is looked for, in order."),
+    row("restore", "wait", Switch, Is("off"), Both, "Waits for a segment that is not there yet, as a warm standby does."),
+    row("restore", "poll", Time("100ms", "1h"), Is("1s"), Both, "Says how often to look while waiting."),
+    row("restore", "wait_max", Time("0", "365d"), Is("0"), Both, "Gives up waiting after so long; 0: never."),
+    row("restore", "delay", Time("0", "365d"), Is("0"), Both, "Holds each segment back until it is so old."),
+    row("restore", "trigger", LoosePath, Is("trigger"), Both, "Ends waiting as soon as this file exists; relative to PGDATA."),
+    row("restore", "control", LoosePath, Is("control"), Both, "Holds the files PAUSE, CONTINUE and STOP; relative to the spool."),
+    row("restore", "partial", Switch, Is("off"), Both, "Serves a .partial under the full name where no whole segment exists."),
+    row("restore", "retry", Time("0", "1h"), Is("10s"), Both, "Asks places that cannot tell again for so long before answering."),
+    row("restore", "deadline", Time("1s", "1h"), Is("60s"), Both, "Bounds the time one file may take in all, waiting apart."),
+    row("restore", "worker", Switch, Is("on"), Both, "Uses the worker and lets it fetch ahead."),
+    row("restore", "prefetch", Number(0, 64), Is("8"), Both, "Lets the worker fetch so many of the next segments; 0: none."),
+
+    row("relay", "to", Places, Is("dr"), Both, "Lists where the own archive is sent on to."),
+    row("relay", "rate_max", Size, Is("0"), Both, "Bounds the bytes sent in a second over all places; 0: no limit."),
+    row("relay", "interval", Time("100ms", "1d"), Is("5s"), Both, "Pauses so long between two turns of 'relay-wal --loop'."),
+
+    row("ssh", "program", LoosePath, Is("ssh"), Both, "Names the ssh program: a path, or a name looked up in PATH."),
+    row("ssh", "connect_timeout", Time("1s", "5min"), Is("10s"), Both, "Bounds the time a connection may take to come up."),
+    row("ssh", "deadline", Time("1s", "1h"), Is("30s"), Both, "Bounds the time one operation may take."),
+    row("ssh", "dead_after", Time("2s", "5min"), Is("6s"), Both, "Takes a peer that does not answer for so long for dead."),
+    row("ssh", "options", Words, Nothing, Both, "Puts these words before the host in the ssh command, such as '-o Key=value'."),
+
+    row("notify", "ok", Words, Nothing, Both, "Runs when something is well again."),
+    row("notify", "warning", Words, Nothing, Both, "Runs when a person should look."),
+    row("notify", "critical", Words, Nothing, Both, "Runs when WAL, a standby or the cluster is at risk."),
+    row("notify", "repeat", Time("1s", "365d"), Is("1h"), Both, "Sends the same message again only after so long."),
+    row("notify", "deadline", Time("1s", "1h"), Is("10s"), Both, "Ends a program that takes longer."),
+
+    row("log", "level", Choice(&["error", "warn", "info", "debug"]), Is("info"), Both, "Says how much is told."),
+    row("log", "file", Path, Nothing, Both, "Appends messages to this file also."),
+    row("log", "syslog", Switch, Is("off"), Both, "Sends messages to syslog also."),
+
+    row("check", "queue_age_warning", Time("1s", "365d"), Is("5min"), Both, "Warns when the oldest file not yet archived or queued is so old."),
+    row("check", "queue_age_critical", Time("1s", "365d"), Is("1h"), Both, "Calls that critical from here on."),
+    row("check", "archive_age_warning", Time("1s", "365d"), Is("1h"), Both, "Warns when the newest segment in the archive is so old."),
+    row("check", "archive_age_critical", Time("1s", "365d"), Is("1d"), Both, "Calls that critical from here on."),
+    row("check", "free_warning", Number(0, 100), Is("20"), Both, "Warns when less than so many percent of a file system are free."),
+    row("check", "free_critical", Number(0, 100), Is("10"), Both, "Calls that critical below so many percent."),
+
+    row("node", "kind", Choice(&["node", "dr", "witness"]), Is("node"), Shared, "Says what it is for: a database node, disaster recovery, or a vote."),
+    row("node", "host", Text, Nothing, Shared, "Is its host name or address; needed where other nodes reach it."),
+    row("node", "pgdata", Path, Nothing, Shared, "Is its data directory."),
+    row("node", "conninfo", Text, Nothing, Shared, "Is its libpq connection string or URI, without a password."),
+    row("node", "archive", Path, Nothing, Shared, "Is the directory of its archive; empty: it holds none."),
+    row("node", "transport", Choice(&["ssh", "sftp"]), Is("ssh"), Shared, "Says how it is reached; sftp needs no pgwarm there, and is weaker."),
+    row("node", "ssh_user", Text, Nothing, Shared, "Is the user to log in as; empty: as ssh decides."),
+    row("node", "ssh_port", Number(1, 65535), Nothing, Shared, "Is the port of its sshd; empty: as ssh decides."),
+    row("node", "ssh_key", Path, Nothing, Both, "Is the private key's file on this machine; empty: as ssh decides."),
+    row("node", "ssh_jump", Text, Nothing, Both, "Is the host to jump through (ProxyJump)."),
+    row("node", "ssh_known_hosts", Path, Nothing, Both, "Is the known_hosts file; empty: the user's own."),
+    row("node", "programs", Path, Nothing, Shared, "Is the directory of pgwarm's programs there; empty: found in its PATH."),
+];
+
+/// Makes a row, so that the table stays a table.
+const fn row(
+    section: &'static str,
+    key: &'static str,
+    kind: Kind,
+    default: Standard,
+    stands: Stands,
+    doc: &'static str,
+) -> Row {
+    Row { section, key, kind, default, stands, doc }
+}
+
+/// The section a name in brackets belongs to: its row's name, and the node's name where it is a `node.NAME`.
+pub fn section_of(name: &str) -> Option<(&'static str, Option<&str>)> {
+    if let Some(node) = name.strip_prefix("node.") {
+        return Some(("node", Some(node)));
+    }
+    SECTIONS.iter().find(|section| section.name == name && name != "node").map(|section| (section.name, None))
+}
+
+/// The position of an option in the table.
+pub fn position(section: &str, key: &str) -> Option<usize> {
+    OPTIONS.iter().position(|row| row.section == section && row.key == key)
+}
+
+/// What an unknown key was probably meant to be: a key of the same section, or the section which has it.
+pub fn meant_key(section: &str, key: &str) -> Option<String> {
+    let own = OPTIONS.iter().filter(|row| row.section == section).map(|row| row.key);
+    if let Some(near) = nearest(key, own) {
+        return Some(format!("Did you mean '{near}'?"));
+    }
+    let elsewhere = OPTIONS.iter().find(|row| row.key == key)?;
+    Some(format!("'{key}' belongs in [{}].", bracket(elsewhere.section)))
+}
+
+/// What an unknown section was probably meant to be.
+pub fn meant_section(name: &str) -> String {
+    match nearest(name, SECTIONS.iter().map(|section| section.name)) {
+        Some(near) => format!("Did you mean [{}]?", bracket(near)),
+        None => {
+            let names: Vec<String> = SECTIONS.iter().map(|section| format!("[{}]", bracket(section.name))).collect();
+            format!("The sections are {}.", names.join(", "))
+        }
+    }
+}
+
+/// How a section stands in brackets.
+pub fn bracket(section: &str) -> &str {
+    if section == "node" { "node.NAME" } else { section }
+}
+
+/// The nearest of several names, if one is near enough to be meant.
+pub fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (wrong.chars().count() / 3).clamp(1, 3);
+    names.map(|name| (distance(wrong, name), name)).filter(|(far, _)| *far <= allowed).min().map(|(_, name)| name)
+}
+
+/// How many letters must be put in, taken out, replaced or swapped with their neighbour; capitals do not count.
+fn distance(from: &str, to: &str) -> usize {
+    let from: Vec<char> = from.to_lowercase().chars().collect();
+    let to: Vec<char> = to.to_lowercase().chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    for (row, a) in from.iter().enumerate() {
+        let mut line = vec![row + 1];
+        for (column, b) in to.iter().enumerate() {
+            let replaced = above[column] + usize::from(a != b);
+            let mut cost = replaced.min(above[column + 1] + 1).min(line[column] + 1);
+            if row > 0 && column > 0 && *a == to[column - 1] && from[row - 1] == *b {
+                cost = cost.min(before[column - 1] + 1);
+            }
+            line.push(cost);
+        }
+        before = std::mem::replace(&mut above, line);
+    }
+    above[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::value;
+    use super::*;
+
+    #[test]
+    fn every_default_and_every_range_can_be_read() {
+        for row in OPTIONS {
+            if let Kind::Time(least, most) = row.kind {
+                let (least, most) = (value::time(least).ok(), value::time(most).ok());
+                assert!(least.is_some() && least <= most, "{}", row.key);
+            }
+            if let Is(text) = row.default {
+                let read = row.kind.parse(text);
+                assert!(read.is_ok(), "{}.{}: {read:?}", row.section, row.key);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_unique_sorted_by_section_and_told_in_one_sentence() {
+        for (at, row) in OPTIONS.iter().enumerate() {
+            assert_eq!(position(row.section, row.key), Some(at));
+            assert!(SECTIONS.iter().any(|section| section.name == row.section), "{}", row.section);
+            assert!(row.doc.ends_with('.') && row.doc.len() <= 90, "{}.{}", row.section, row.key);
+        }
+        let order = |name| SECTIONS.iter().position(|section| section.name == name);
+        assert!(OPTIONS.is_sorted_by_key(|row| order(row.section)));
+    }
+
+    #[test]
+    fn a_wrong_name_finds_the_one_that_was_meant() {
+        assert_eq!(meant_key("archive", "dedline").as_deref(), Some("Did you mean 'deadline'?"));
+        assert_eq!(meant_key("archive", "Deadline").as_deref(), Some("Did you mean 'deadline'?"));
+        assert_eq!(meant_key("archive", "prefetch").as_deref(), Some("'prefetch' belongs in [restore]."));
+        assert_eq!(meant_key("archive", "colour"), None);
+        assert_eq!(meant_section("archvie"), "Did you mean [archive]?");
+        assert_eq!(meant_section("nodes"), "Did you mean [node.NAME]?");
+        assert!(meant_section("printer").starts_with("The sections are [cluster], "));
+    }
+
+    #[test]
+    fn distance_counts_letters() {
+        for (from, to, far) in [("a", "a", 0), ("archvie", "archive", 1), ("", "abc", 3), ("kitten", "sitting", 3)] {
+            assert_eq!(distance(from, to), far, "{from} {to}");
+        }
+    }
+}

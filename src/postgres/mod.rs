@@ -3,3 +3,15 @@
 pub mod connection;
 pub mod conninfo;
 pub mod control;
+pub mod error;
+pub mod facts;
+pub mod keyword;
+pub mod passfile;
+pub mod resolve;
+pub mod service;
+mod session;
+pub mod settings;
+mod socket;
+pub mod tls;
+mod uri;
+mod verifier;

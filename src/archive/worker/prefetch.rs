@@ -1,0 +1,189 @@
+//! Fetches the next segments before PostgreSQL asks for them.
+//!
+//! What waits here is decoded and checked. "Absent" and failures are never kept: each is found out anew by the call
+//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs nothing.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::archive::ArchiveError;
+use crate::archive::fetch::{Answer, Asker, Fetcher, Handed};
+use crate::archive::places::Sites;
+use crate::archive::spool::{Spool, remove_if_there};
+use crate::config::Config;
+use crate::system::clock::Deadline;
+use crate::wal::{SegmentName, WalName};
+
+/// How many segments are fetched at a time.
+const RUNNERS_MAX: usize = 4;
+
+/// What is known of segments that will be asked for.
+pub struct Prefetch {
+    config: Arc<Config>,
+    fetcher: Fetcher,
+    folder: PathBuf,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    slots: HashMap<SegmentName, Slot>,
+    wanted: Vec<SegmentName>,
+    asker: Option<Asker>,
+    runners: usize,
+}
+
+enum Slot {
+    Running,
+    Ready(PathBuf, Handed),
+}
+
+impl Prefetch {
+    /// Prepares the folder; what an earlier worker left in it is removed.
+    pub fn new(config: &Arc<Config>, sites: &Arc<Sites>) -> Result<Self, ArchiveError> {
+        let spool = Spool::new(&config.local.spool);
+        let folder = spool.prefetch();
+        spool.make(&folder)?;
+        let fetcher = Fetcher::new(config, sites);
+        let prefetch =
+            Prefetch { config: Arc::clone(config), fetcher, folder, state: Mutex::default(), changed: Condvar::new() };
+        prefetch.clear();
+        Ok(prefetch)
+    }
+
+    /// Removes everything fetched.
+    pub fn clear(&self) {
+        self.lock().slots.clear();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            // A leftover is only room lost until the next worker starts.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
+    /// How many segments are ready.
+    pub fn ready(&self) -> usize {
+        self.lock().slots.values().filter(|slot| matches!(slot, Slot::Ready(..))).count()
+    }
+
+    /// Hands one file over, at once if it is here, and gets on with the following ones.
+    pub fn fetch(
+        self: &Arc<Self>,
+        name: WalName,
+        target: &Path,
+        asker: Option<Asker>,
+        deadline: Deadline,
+    ) -> Result<Answer, ArchiveError> {
+        let WalName::Segment(segment) = name else { return self.fetcher.fetch(name, target, asker) };
+        let answer = match self.take(segment, asker, deadline) {
+            Some((path, handed)) if move_file(&path, target).is_ok() => Answer::Handed(handed),
+            _ => self.fetcher.fetch(name, target, asker)?,
+        };
+        if matches!(answer, Answer::Handed(_)) {
+            self.look_further(segment, asker);
+        }
+        Ok(answer)
+    }
+
+    /// Takes a segment out, waiting for it while it is being fetched.
+    fn take(&self, segment: SegmentName, asker: Option<Asker>, deadline: Deadline) -> Option<(PathBuf, Handed)> {
+        let mut state = self.lock();
+        loop {
+            if state.asker != asker {
+                return None;
+            }
+            match state.slots.get(&segment) {
+                Some(Slot::Running) if !deadline.expired() => {
+                    let waited = self.changed.wait_timeout(state, deadline.remaining());
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Some(Slot::Ready(..)) => match state.slots.remove(&segment) {
+                    Some(Slot::Ready(path, handed)) => return Some((path, handed)),
+                    _ => return None,
+                },
+                _ => return None,
+            }
+        }
+    }
+
+    fn look_further(self: &Arc<Self>, segment: SegmentName, asker: Option<Asker>) {
+        let (depth, Some(asked)) = (u64::from(self.config.restore.prefetch), asker) else { return };
+        let size = asked.segment_size;
+        let Some(number) = segment.number(size) else { return };
+        let next = |ahead| SegmentName::new(segment.timeline(), crate::wal::SegmentNumber(number.0 + ahead), size);
+        let mut state = self.lock();
+        let near: Vec<SegmentName> = (1..=depth).map(next).collect();
+        if state.asker != asker {
+            state.slots.retain(|_, slot| matches!(slot, Slot::Running));
+            state.asker = asker;
+        }
+        // PostgreSQL has moved on: what lies elsewhere is not asked for any more.
+        state.slots.retain(|name, slot| match slot {
+            Slot::Ready(path, _) if !near.contains(name) => remove_if_there(path).is_err(),
+            _ => true,
+        });
+        state.wanted = near.into_iter().filter(|name| !state.slots.contains_key(name)).rev().collect();
+        while state.runners < RUNNERS_MAX.min(state.wanted.len()) {
+            state.runners += 1;
+            let this = Arc::clone(self);
+            std::thread::spawn(move || this.run());
+        }
+    }
+
+    fn run(&self) {
+        while let Some((segment, asker)) = self.next() {
+            let path = self.folder.join(segment.to_string());
+            let fetched = self.fetcher.fetch(WalName::Segment(segment), &path, asker);
+            let mut state = self.lock();
+            match fetched {
+                Ok(Answer::Handed(handed)) if state.asker == asker => {
+                    state.slots.insert(segment, Slot::Ready(path, handed));
+                }
+                // The end, or trouble: the call that comes to it finds out which.
+                _ => {
+                    state.slots.remove(&segment);
+                    state.wanted.clear();
+                }
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    fn next(&self) -> Option<(SegmentName, Option<Asker>)> {
+        let mut state = self.lock();
+        match state.wanted.pop() {
+            Some(segment) => {
+                state.slots.insert(segment, Slot::Running);
+                Some((segment, state.asker))
+            }
+            None => {
+                state.runners -= 1;
+                None
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives a checked file to PostgreSQL: by its name where the file system allows, else by a copy that takes the name last.
+fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    if fs::rename(from, to).is_ok() {
+        return Ok(());
+    }
+    let size = fs::metadata(from)?.len();
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".pgwarm-{}", std::process::id()));
+    let temporary = to.with_file_name(name);
+    let copied = fs::copy(from, &temporary)?;
+    if copied != size {
+        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the copy is short"));
+    }
+    fs::rename(&temporary, to)?;
+    fs::remove_file(from)
+}

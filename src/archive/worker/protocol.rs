@@ -1,0 +1,93 @@
+//! What a call and the worker say to each other over the socket: one line of JSON each way.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::archive::fetch::{Answer, Asker};
+use crate::archive::push::Pushed;
+use crate::archive::spool::Spool;
+use crate::error::{Class, Failure};
+use crate::system::clock::Deadline;
+use crate::wal::WalName;
+
+/// A call's request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// The caller's configuration; a worker with another one does not answer.
+    pub fingerprint: u64,
+    /// How long the caller waits, in milliseconds.
+    pub deadline_ms: u64,
+    /// What it wants.
+    pub what: What,
+}
+
+/// What a caller can want.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum What {
+    /// Make this file safe.
+    Push {
+        /// Absolute path of the file.
+        path: PathBuf,
+        /// Its name.
+        name: WalName,
+    },
+    /// Put this file there.
+    Fetch {
+        /// The file.
+        name: WalName,
+        /// Absolute path of where it goes.
+        target: PathBuf,
+        /// The server that asks, where it is known.
+        asker: Option<Asker>,
+    },
+    /// Say how you are.
+    Status,
+}
+
+/// The worker's reply.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Reply {
+    /// The file is safe.
+    Pushed(Pushed),
+    /// The file is there, or in none of the places.
+    Fetched(Answer),
+    /// It did not work, and this belongs to this very call.
+    Failed(Failure),
+    /// The worker runs with another configuration or version; the caller does the work itself.
+    OtherConfiguration,
+    /// How it is.
+    Status {
+        /// Its process id.
+        process: u32,
+        /// Files shipped before they were asked for.
+        prepared: usize,
+        /// Segments fetched before they were asked for.
+        prefetched: usize,
+    },
+}
+
+/// Asks the worker. `None` where there is none to ask, or it went away before it answered: the caller then does the
+/// work itself, which is harmless even if the worker had done it.
+pub fn ask(spool: &Spool, request: &Request, deadline: Deadline) -> Option<Reply> {
+    let mut stream = UnixStream::connect(spool.socket()).ok()?;
+    stream.set_read_timeout(Some(deadline.remaining().max(std::time::Duration::from_millis(1)))).ok()?;
+    let json = serde_json::to_string(request).expect("because plain data has no reason not to become JSON");
+    stream.write_all(format!("{json}\n").as_bytes()).ok()?;
+    let mut line = String::new();
+    match BufReader::new(&stream).read_line(&mut line) {
+        Ok(0) => None,
+        Ok(_) => match serde_json::from_str(&line) {
+            Ok(Reply::OtherConfiguration) | Err(_) => None,
+            Ok(reply) => Some(reply),
+        },
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            let failure = Failure::new(Class::Timeout, "the worker did not answer in time")
+                .hinted("'check-node' shows which place is slow; PostgreSQL tries again.");
+            Some(Reply::Failed(failure))
+        }
+        Err(_) => None,
+    }
+}
