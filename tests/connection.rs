@@ -80,7 +80,8 @@ host      all trusty   127.0.0.1/32 trust
 hostssl   all certuser 127.0.0.1/32 cert
 hostssl   all tlsonly  127.0.0.1/32 trust
 hostnossl all plainonly 127.0.0.1/32 trust
-host      all all      127.0.0.1/32 scram-sha-256
+hostssl   all mixed    127.0.0.1/32 trust
+host      all joe,mixed 127.0.0.1/32 scram-sha-256
 ";
 
 struct Server {
@@ -93,13 +94,20 @@ impl Server {
     /// Makes a cluster and starts it; `settings` are lines of postgresql.conf.
     fn start(settings: &str) -> Server {
         let server = Server::launch(settings, &[]);
+        server.wait().execute("users", USERS).expect("because the cluster is new");
+        server
+    }
+
+    /// Waits until the server takes sessions.
+    fn wait(&self) -> Connection {
         let until = Instant::now() + Duration::from_secs(60);
-        while server.connect_as_superuser().is_err() {
-            assert!(Instant::now() < until, "the server does not start: {}", server.log());
+        loop {
+            match self.connect_as_superuser() {
+                Ok(connection) => return connection,
+                Err(error) => assert!(Instant::now() < until, "the server does not start: {error}; {}", self.log()),
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
-        server.superuser().execute("users", USERS).expect("because the cluster is new");
-        server
     }
 
     /// Starts a new cluster without waiting for it.
@@ -197,6 +205,7 @@ CREATE ROLE trusty LOGIN;
 CREATE ROLE certuser LOGIN;
 CREATE ROLE tlsonly LOGIN;
 CREATE ROLE plainonly LOGIN;
+CREATE ROLE mixed LOGIN;
 CREATE ROLE joe LOGIN PASSWORD 'secret';
 ";
 
@@ -311,11 +320,16 @@ fn users_prove_who_they_are_as_with_psql() {
 
     assert!(agree(&format!("{joe} password=secret"), &[]).expect("because the password is right"));
     assert!(!agree(&format!("{joe} password=secret sslmode=disable"), &[]).expect("because the password is right"));
-    for wrong in ["password=wrong", "", "password=wrong sslmode=require"] {
-        let error = agree(&format!("{joe} {wrong}"), &[]).expect_err("because the password is not right");
+    for wrong in ["password=wrong", "password=wrong sslmode=require"] {
+        let error = agree(&format!("{joe} {wrong}"), &[]).expect_err("because the password is wrong");
         assert!(matches!(error, PostgresError::Authentication { .. }), "{error}");
-        assert!(error.proves_alive() || wrong.is_empty(), "{error}");
+        assert!(error.proves_alive());
     }
+    let none = agree(&joe, &[]).expect_err("because there is no password");
+    assert!(matches!(none, PostgresError::NoPassword { .. }), "{none}");
+    // Without a password nobody was refused, so the other way is not tried: plain text asks, TLS would not.
+    assert!(agree(&format!("{} sslmode=allow", server.tcp("localhost", "mixed")), &[]).is_err());
+    assert!(agree(&server.tcp("localhost", "mixed"), &[]).is_ok());
     assert!(agree(&joe, &[("PGPASSWORD", "secret")]).is_ok());
     assert!(agree(&format!("{joe} password=secret channel_binding=require"), &[]).is_ok());
     assert!(agree(&format!("{joe} password=secret channel_binding=require sslmode=disable"), &[]).is_err());
@@ -361,7 +375,7 @@ fn a_session_answers_and_every_statement_is_bounded() {
     let server = Server::start("archive_mode=on\narchive_command='/bin/true'");
     let mut session = server.superuser();
     assert!((150_000..160_000).contains(&session.server_version_num()));
-    assert_eq!(session.is_in_recovery().expect("because the server is up"), false);
+    assert!(!session.is_in_recovery().expect("because the server is up"));
     let facts = session.node_facts().expect("because the server is up");
     assert_eq!((facts.timeline.0, facts.in_recovery, facts.segment_size.bytes()), (1, false, 16 << 20));
     assert_eq!(facts.archive_command.as_deref(), Some("/bin/true"));
@@ -387,7 +401,8 @@ fn a_session_answers_and_every_statement_is_bounded() {
     let backend = Statement { name: "backend", text: "SELECT pg_backend_pid()" };
     let pid = session.query_one(&backend, &[]).expect("because the server is up").get::<_, i32>(0);
     let mut other = server.superuser();
-    let kill = Statement { name: "kill", text: "SELECT pg_terminate_backend($1)" };
+    // Waits until the backend is gone: its last words are there before the next question is asked.
+    let kill = Statement { name: "kill", text: "SELECT pg_terminate_backend($1, 10000)" };
     other.query_one(&kill, &[&pid]).expect("because it is the superuser");
     let lost = session.is_in_recovery().expect_err("because the session was ended");
     assert!(matches!(lost, PostgresError::Lost { ref detail, .. } if detail.contains("administrator")), "{lost}");
@@ -423,6 +438,63 @@ fn several_hosts_are_tried_in_order_for_the_right_kind() {
     for target in ["primary", "read-write", "read-only", "standby"] {
         let _ = agree(&format!("{both} target_session_attrs={target}"), &[]);
     }
+}
+
+#[test]
+fn a_standby_is_told_from_a_primary() {
+    let primary = Server::start("");
+    // A cluster of its own that waits for WAL: to a client it is a standby like any other.
+    let standby = Server::launch("restore_command='/bin/false'", &["standby.signal"]);
+    let mut session = standby.wait();
+    let facts = session.node_facts().expect("because the server is up");
+    assert_eq!((facts.in_recovery, facts.timeline.0, facts.current), (true, 1, None));
+    assert!(facts.replayed.is_some() && facts.received.is_none());
+    assert_eq!(facts.restore_command.as_deref(), Some("/bin/false"));
+    assert!(matches!(session.switch_wal(), Err(PostgresError::Query { code, .. }) if code == "55000"));
+    let both = format!(
+        "host={},{} port={},{} user=postgres dbname=postgres",
+        primary.folder.path().display(),
+        standby.folder.path().display(),
+        primary.port,
+        standby.port
+    );
+    for (target, wanted) in [
+        ("any", &primary),
+        ("primary", &primary),
+        ("read-write", &primary),
+        ("standby", &standby),
+        ("read-only", &standby),
+        ("prefer-standby", &standby),
+    ] {
+        let found = ours(&format!("{both} target_session_attrs={target}"), &[], PATIENCE);
+        let found = found.unwrap_or_else(|error| panic!("{target}: {error}"));
+        assert!(found.server().contains(&wanted.port.to_string()), "{target}: {}", found.server());
+    }
+}
+
+#[test]
+fn a_revoked_server_is_refused_as_by_psql() {
+    let server = Server::start("");
+    let folder = server.path("tls");
+    let config = "[ca]\ndefault_ca=own\n[own]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=2\n";
+    write(&folder.join("ca.conf"), config, 0o644);
+    write(&folder.join("index"), "", 0o644);
+    let openssl = |arguments: &str| {
+        let authority = "ca -config ca.conf -cert ca.crt -keyfile ca.key";
+        run(Command::new("openssl").args(format!("{authority} {arguments}").split(' ')).current_dir(&folder));
+    };
+    let text = format!(
+        "{} sslmode=verify-full sslrootcert={} sslcrl={}",
+        server.tcp("localhost", "trusty"),
+        server.tls("ca.crt"),
+        server.tls("list.crl")
+    );
+    openssl("-gencrl -out list.crl");
+    assert!(agree(&text, &[]).is_ok());
+    openssl("-revoke server.crt");
+    openssl("-gencrl -out list.crl");
+    let error = agree(&text, &[]).expect_err("because the certificate is revoked");
+    assert!(matches!(error, PostgresError::Tls { ref detail, .. } if detail.contains("evoked")), "{error}");
 }
 
 /// Connects within one second and returns the error; fails if that takes much longer.

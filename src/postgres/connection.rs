@@ -344,8 +344,10 @@ fn explain_startup(server: String, user: &str, error: &postgres::Error) -> Postg
         let kind = error.to_string();
         return if kind.contains("TLS handshake") {
             PostgresError::Tls { server, detail }
+        } else if kind.contains("configuration") && detail.contains("password missing") {
+            PostgresError::NoPassword { server, user }
         } else if kind.contains("authentication") || kind.contains("configuration") {
-            PostgresError::Authentication { server, user, detail }
+            PostgresError::AuthenticationMethod { server, user, detail }
         } else if kind.contains("parsing") || kind.contains("unexpected message") {
             PostgresError::Protocol { server, detail }
         } else {

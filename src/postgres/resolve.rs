@@ -414,6 +414,7 @@ impl Merged<'_> {
             revocation_directory: self.path("sslcrldir"),
             name_indication: self.integer("sslsni")? != Some(0),
             direct,
+            home: self.environment.in_home(".postgresql"),
             oldest: self.choice("ssl_min_protocol_version", TlsVersion::Tls12, TLS_VERSIONS)?,
             newest,
         })

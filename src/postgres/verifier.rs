@@ -141,8 +141,8 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     if names.0.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
         return None;
     }
-    let attributes = parsed.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
-    let value = &attributes.filter(|attribute| attribute.oid == COMMON_NAME).last()?.value;
+    let mut attributes = parsed.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
+    let value = &attributes.rfind(|attribute| attribute.oid == COMMON_NAME)?.value;
     let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned());
     let printable = || value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
     let teletex = || value.decode_as::<TeletexStringRef<'_>>().map(|text| text.as_str().to_owned());
