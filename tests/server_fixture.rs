@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use support::workspace::{Account, is_alive, make_dir};
-use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, wait_until};
+use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, Workspace, wait_until};
 
 /// A primary that archives by copying into `archive/` beside its data directory.
 fn archiving_primary() -> Server {
@@ -177,6 +177,26 @@ fn a_program_is_heard_to_its_end() {
     assert_eq!((said.stderr.as_str(), said.signal), ("two\n", None));
     let killed = Program::at("/bin/sh").args(["-c", "kill -9 $$"]).run();
     assert_eq!((killed.code, killed.signal), (None, Some(9)));
+}
+
+#[test]
+fn the_account_reaches_our_own_programs() {
+    let workspace = Workspace::shared();
+    Program::at("/usr/bin/test").arg("-x").arg(workspace.programs()).run().expect_ok();
+}
+
+#[test]
+fn a_process_that_detached_itself_goes_with_the_workspace() {
+    let workspace = Workspace::separate();
+    let mut shell = workspace.command("/bin/sh", "KILL");
+    let said = shell.args(["-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"]).output();
+    let said = said.expect("because every system has a shell");
+    let pid: u32 = String::from_utf8_lossy(&said.stdout).trim().parse().expect("because the shell prints a number");
+    let root = workspace.root().to_owned();
+    assert!(is_alive(pid) && root.exists());
+    drop(workspace);
+    wait_until(PATIENCE, "the process is gone", || !is_alive(pid));
+    assert!(!root.exists(), "the directory is still there");
 }
 
 #[test]

@@ -53,6 +53,15 @@ impl Record {
         let json = serde_json::to_vec_pretty(self).expect("because plain data has no reason not to become JSON");
         Ok(archive.store.replace(&path(&self.who)?, &json)?)
     }
+
+    /// Removes the record of a consumer that is gone. False where there is none.
+    pub fn remove(archive: &Archive, who: &str, dry_run: bool) -> Result<bool, ArchiveError> {
+        let path = path(who)?;
+        if dry_run {
+            return Ok(archive.store.look(&path)?.is_some());
+        }
+        Ok(archive.store.remove(&path)?)
+    }
 }
 
 /// What a consumer said last; `None` where it never said anything.

@@ -7,8 +7,7 @@ use super::ArchiveError;
 use super::encode::read_note;
 use super::places::Archive;
 use crate::store::{Encoding, Payload, Store, StoreError, StorePath};
-use crate::wal::segment::agree_until;
-use crate::wal::WalName;
+use crate::wal::{WalName, agree_until};
 
 /// How many of the last bytes of a stored file may hold a note.
 const TAIL: usize = 512;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::ArchiveError;
 use super::layout;
 use super::places::{Site, Sites};
@@ -35,7 +37,7 @@ pub struct Fetcher {
 }
 
 /// What is known of the server that asks; a file of another cluster is never handed to it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
     /// Its system identifier.
     pub system: SystemId,
@@ -44,7 +46,7 @@ pub struct Asker {
 }
 
 /// The answer to "give me that file".
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// It is where it was asked for.
     Handed(Handed),
@@ -53,7 +55,7 @@ pub enum Answer {
 }
 
 /// A file that was handed over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handed {
     /// Which place held it.
     pub from: String,
@@ -234,7 +236,8 @@ fn hand_over(
     Ok(Handed { from: place, valid_until: report.map(|report| report.valid_until), notices: Vec::new() })
 }
 
-fn temporary(target: &Path) -> PathBuf {
+/// Where a file is checked before it takes the target's name.
+pub fn temporary(target: &Path) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(format!(".pgwarm-{}", std::process::id()));
     target.with_file_name(name)

@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod flush;
 pub mod hole;
 pub mod identity;
+pub mod init;
 pub mod layout;
 pub mod places;
 pub mod push;

@@ -6,9 +6,11 @@
 //! a call without a worker run this very code.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
 use super::consumers;
@@ -24,9 +26,10 @@ use crate::error::{Class, Explain, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
-use crate::wal::segment::{self, Known};
+use crate::wal::page::LONG_HEADER;
+use crate::wal::segment::{self, Expected, Known, PageRun};
 use crate::wal::timeline::TimelineHistory;
-use crate::wal::{SegmentSize, SystemId, WalName, page};
+use crate::wal::{SegmentSize, SystemId, WalName};
 
 /// Of the time a file may take, the share that the places get; the rest is for queueing and the answer.
 const PLACES_SHARE: f64 = 0.8;
@@ -43,7 +46,7 @@ pub struct Pusher {
 }
 
 /// A file that PostgreSQL may forget.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {
     /// The file.
     pub name: WalName,
@@ -147,13 +150,19 @@ impl Pusher {
             writer: self.config.local.node.clone(),
         };
         let known = known(source, name)?;
-        let inspect = |offset: u64, bytes: &[u8]| match &known {
-            Some(known) => segment::check_pages(known, offset, bytes)
-                .map(|_| ())
-                .map_err(|error| not_the_wal(name, &source.path, error)),
-            None => Ok(()),
+        let runs = Mutex::new(Vec::new());
+        let inspect = |offset: u64, bytes: &[u8]| {
+            let Some(known) = &known else { return Ok(()) };
+            let run = segment::check_pages(known, offset, bytes)
+                .map_err(|error| not_the_wal(name, &source.path, error))?;
+            runs.lock().unwrap_or_else(PoisonError::into_inner).push(run);
+            Ok(())
         };
-        let encoded = encode(source, &target, &method, &inspect);
+        let encoded = encode(source, &target, &method, &inspect).and_then(|payload| {
+            let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+            known.as_ref().map_or(Ok(()), |known| join(known, runs, &source.path))?;
+            Ok(payload)
+        });
         if encoded.is_err() {
             // The error matters, the leftover is swept later.
             let _ = remove_if_there(&target);
@@ -297,6 +306,12 @@ impl Pusher {
         }
     }
 
+    /// True where something waits in a queue.
+    pub fn has_queued(&self) -> bool {
+        let nodes = super::queue::nodes(&self.spool).unwrap_or_default();
+        nodes.iter().any(|node| !Queue::new(&self.spool, node).is_empty())
+    }
+
     /// Sends what waits for places that are up again, for so long as the time allows.
     pub fn drain(&self, deadline: Deadline) {
         for node in super::queue::nodes(&self.spool).unwrap_or_default() {
@@ -348,7 +363,7 @@ pub fn data_directory(path: &Path) -> Option<PathBuf> {
 /// Says whose WAL a file is: its own first page says it, a history or a backup label needs the control file.
 fn origin(source: &Source, name: WalName) -> Result<Option<Origin>, ArchiveError> {
     if let Some(known) = known(source, name)? {
-        return Ok(Some(Origin { system: known.system_id, segment_size: known.size }));
+        return Ok(Some(Origin { system: known.first.system_id, segment_size: known.first.segment_size }));
     }
     check_text(source, name)?;
     let Some(pgdata) = data_directory(&source.path) else { return Ok(None) };
@@ -360,15 +375,25 @@ fn origin(source: &Source, name: WalName) -> Result<Option<Origin>, ArchiveError
 fn known(source: &Source, name: WalName) -> Result<Option<Known>, ArchiveError> {
     use std::os::unix::fs::FileExt;
     let Some(segment) = name.segment().filter(|_| name.holds_wal()) else { return Ok(None) };
-    let mut first = vec![0; 8192.min(source.stamp.size as usize)];
+    let mut first = vec![0; LONG_HEADER.min(source.stamp.size as usize)];
     source.file.read_exact_at(&mut first, 0).map_err(ArchiveError::io("read", &source.path))?;
-    let header = page::first_page(&first).map_err(|error| not_the_wal(name, &source.path, error))?;
-    let whole = source.stamp.size == header.segment_size.bytes();
-    if !whole {
-        let detail = format!("it has {} bytes, a segment has {}", source.stamp.size, header.segment_size);
+    let partial = matches!(name, WalName::Partial(_));
+    let expected = Expected { name: segment, system_id: None, size: None, partial };
+    let known = Known::new(&expected, &first).map_err(|error| not_the_wal(name, &source.path, error))?;
+    if source.stamp.size != known.size() {
+        let detail = format!("it has {} bytes, a segment has {}", source.stamp.size, known.size());
         return Err(not_the_wal(name, &source.path, detail));
     }
-    Known::new(segment, &header).map(Some).map_err(|error| not_the_wal(name, &source.path, error))
+    Ok(Some(known))
+}
+
+/// Checks what lies between the pieces that were checked each for itself.
+fn join(known: &Known, mut runs: Vec<PageRun>, path: &Path) -> Result<(), ArchiveError> {
+    runs.sort_by_key(|run| run.offset);
+    let mut runs = runs.into_iter();
+    let Some(first) = runs.next() else { return Ok(()) };
+    let joined = runs.try_fold(first, |joined, run| joined.join(known, run));
+    joined.map(|_| ()).map_err(|error| not_the_wal(WalName::Segment(known.name), path, error))
 }
 
 /// A history must be one; a backup label must begin as one.

@@ -2,7 +2,7 @@
 //!
 //! A file in a queue is durable on this machine. It leaves the queue only when the place holds it, durably.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,7 +13,8 @@ use super::layout;
 use super::places::Archive;
 use super::spool::{Spool, remove_if_there};
 use crate::store::ship::{self, ShipError};
-use crate::store::{Encoding, Payload};
+use crate::store::local::LocalStore;
+use crate::store::{Encoding, Payload, Place, StoreError};
 use crate::system::clock::Deadline;
 use crate::system::durable;
 use crate::system::lock::{Lock, Taken};
@@ -86,18 +87,18 @@ impl Queue {
 
     /// A retry finds its own file queued; other content under the name is a conflict here as anywhere.
     fn admit_again(&self, there: &Queued, payload: &Payload) -> Result<(), ArchiveError> {
-        let stored = Payload::of_file(&there.path, there.encoding).map_err(ArchiveError::io("read", &there.path))?;
-        let same = ship::same_content(&stored, payload).map_err(ArchiveError::io("compare", &there.path))?;
-        if !same {
-            return Err(ArchiveError::Refused {
+        let folder = self.spool.queue(&self.node);
+        let place = Place { node: format!("queue for {}", self.node), location: folder.display().to_string() };
+        let stem = there.name.to_string().parse().map_err(StoreError::from)?;
+        match ship::ship(&stem, payload, &LocalStore::open(&folder, place)?) {
+            Ok(_) => Ok(()),
+            Err(ShipError::Occupied { .. }) => Err(ArchiveError::Refused {
                 reason: format!("'{}' waits in the queue with different content", there.path.display()),
                 hint: "Compare both with 'pg_waldump'; move the queued file aside only when you know which one is right."
                     .to_owned(),
-            });
+            }),
+            Err(error) => Err(error.into()),
         }
-        let folder = self.spool.queue(&self.node);
-        let settle = || File::open(&there.path)?.sync_all().and_then(|()| durable::sync_directory(&folder));
-        settle().map_err(ArchiveError::io("fsync", &there.path))
     }
 
     fn guard_space(&self, folder: &Path, free_min: u64) -> Result<(), ArchiveError> {

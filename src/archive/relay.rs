@@ -3,7 +3,7 @@
 //! Histories go first, then segments oldest first, and never past a hole. A cursor remembers how far a target has got,
 //! so a turn looks only at what came since; the cursor is a cache, and without it the listings tell the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
@@ -199,8 +199,9 @@ impl<'a> Relay<'a> {
             let batch = Batch::plan(&here, next, first, own)?;
             if !batch.files.is_empty() {
                 let there = files(target.store.list(&folder)?.unwrap_or_default());
+                let present: HashSet<WalName> = there.iter().map(|file| file.name).collect();
                 let missing: Vec<&StoredFile> =
-                    batch.files.iter().filter(|file| !there.iter().any(|other| other.name == file.name)).collect();
+                    batch.files.iter().copied().filter(|file| !present.contains(&file.name)).collect();
                 watcher.found(&turn.target, missing.len(), missing.iter().map(|file| file.size).sum());
                 self.send_all(&missing, target, turn, watcher)?;
             }

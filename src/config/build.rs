@@ -181,6 +181,7 @@ fn restore(from: &Reader<'_>) -> Restore {
         retry: from.time("restore", "retry"),
         deadline: from.time("restore", "deadline"),
         worker: from.switch("restore", "worker"),
+        remove_max: from.count("restore", "remove_max"),
         prefetch: from.count("restore", "prefetch"),
     }
 }

@@ -161,6 +161,8 @@ pub struct Restore {
     pub deadline: Duration,
     /// Use the worker and let it fetch ahead. Default on.
     pub worker: bool,
+    /// How many files one clean-up removes at most. Default 10000.
+    pub remove_max: u32,
     /// How many next segments the worker may fetch. Default 8, 0..64.
     pub prefetch: u32,
 }

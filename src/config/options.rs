@@ -108,6 +108,7 @@ pub const OPTIONS: &[Row] = &[
     row("restore", "retry", Time("0", "1h"), Is("10s"), Both, "Asks places that cannot tell again for so long before answering."),
     row("restore", "deadline", Time("1s", "1h"), Is("60s"), Both, "Bounds the time one file may take in all, waiting apart."),
     row("restore", "worker", Switch, Is("on"), Both, "Uses the worker and lets it fetch ahead."),
+    row("restore", "remove_max", Number(1, 1_000_000), Is("10000"), Both, "Lets one clean-up remove so many files at most."),
     row("restore", "prefetch", Number(0, 64), Is("8"), Both, "Lets the worker fetch so many of the next segments; 0: none."),
 
     row("relay", "to", Places, Is("dr"), Both, "Lists where the own archive is sent on to."),

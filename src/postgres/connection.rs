@@ -140,7 +140,12 @@ impl Plan<'_> {
     }
 
     /// Tries one address in the ways of its `sslmode`.
-    fn try_address(&self, endpoint: &Endpoint, address: &Address, until: Deadline) -> Result<Connection, PostgresError> {
+    fn try_address(
+        &self,
+        endpoint: &Endpoint,
+        address: &Address,
+        until: Deadline,
+    ) -> Result<Connection, PostgresError> {
         let ways: &[Way] = match (address, self.resolved.tls.mode) {
             (Address::Unix(_), _) | (_, SslMode::Disable) => &[Way::Plain],
             (_, SslMode::Allow) => &[Way::Plain, Way::Tls],
@@ -161,10 +166,7 @@ impl Plan<'_> {
 impl PostgresError {
     /// True if the same server may say yes with TLS instead of plain text, or the other way round.
     fn lets_other_way_try(&self) -> bool {
-        matches!(
-            self,
-            PostgresError::Authentication { .. } | PostgresError::Tls { .. } | PostgresError::TlsSetup(_)
-        )
+        matches!(self, PostgresError::Authentication { .. } | PostgresError::Tls { .. } | PostgresError::TlsSetup(_))
     }
 
     /// Both reasons where both ways led nowhere.
@@ -207,7 +209,9 @@ impl Attempt<'_> {
             Way::Tls => Some(self.tls()?),
         };
         let mut stream = socket::open(&self.server, self.address, self.until)?;
-        stream.guard(&self.plan.resolved.keepalives, self.plan.patience).map_err(|source| PostgresError::System { source })?;
+        stream
+            .guard(&self.plan.resolved.keepalives, self.plan.patience)
+            .map_err(|source| PostgresError::System { source })?;
         let mut encrypted = tls.is_some();
         let mut tls = tls;
         if encrypted && !self.plan.resolved.tls.direct && !self.agree_on_tls(&mut stream)? {
@@ -301,8 +305,7 @@ impl Attempt<'_> {
             return resolved.password.clone();
         }
         let host = resolved.passfile_host(self.endpoint);
-        let wanted =
-            Wanted { host: &host, port: self.endpoint.port, dbname: &resolved.dbname, user: &resolved.user };
+        let wanted = Wanted { host: &host, port: self.endpoint.port, dbname: &resolved.dbname, user: &resolved.user };
         let answer = passfile::lookup(resolved.passfile.as_deref()?, &wanted);
         if let Some(warning) = answer.warning {
             warn!("{warning}");
@@ -341,8 +344,10 @@ fn explain_startup(server: String, user: &str, error: &postgres::Error) -> Postg
         let kind = error.to_string();
         return if kind.contains("TLS handshake") {
             PostgresError::Tls { server, detail }
+        } else if kind.contains("configuration") && detail.contains("password missing") {
+            PostgresError::NoPassword { server, user }
         } else if kind.contains("authentication") || kind.contains("configuration") {
-            PostgresError::Authentication { server, user, detail }
+            PostgresError::AuthenticationMethod { server, user, detail }
         } else if kind.contains("parsing") || kind.contains("unexpected message") {
             PostgresError::Protocol { server, detail }
         } else {
@@ -425,7 +430,11 @@ impl Connection {
     }
 
     /// Sends one statement that returns exactly one row.
-    pub fn query_one(&mut self, statement: &Statement, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, PostgresError> {
+    pub fn query_one(
+        &mut self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, PostgresError> {
         let mut rows = self.query(statement, parameters)?;
         match rows.len() {
             1 => Ok(rows.remove(0)),

@@ -38,6 +38,12 @@ pub enum PostgresError {
     /// The server does not let this user in.
     #[error("{server} refused user '{user}': {detail}")]
     Authentication { server: String, user: String, detail: String },
+    /// The server asks for a password, and none is known.
+    #[error("{server} asks for a password of user '{user}', and none is known")]
+    NoPassword { server: String, user: String },
+    /// The two sides cannot agree on how to prove who they are: channel binding, an unknown method, a false server.
+    #[error("no agreement with {server} on how user '{user}' proves who it is: {detail}")]
+    AuthenticationMethod { server: String, user: String, detail: String },
     /// The server runs and takes no sessions now: starting, recovering or shutting down (SQLSTATE 57P03).
     #[error("{server} is up but takes no sessions now: {detail}")]
     StartingUp { server: String, detail: String },
@@ -99,6 +105,8 @@ impl PostgresError {
             matches!(
                 error,
                 PostgresError::Authentication { .. }
+                    | PostgresError::NoPassword { .. }
+                    | PostgresError::AuthenticationMethod { .. }
                     | PostgresError::StartingUp { .. }
                     | PostgresError::TooManyConnections { .. }
                     | PostgresError::Rejected { .. }
@@ -167,6 +175,12 @@ impl Explain for PostgresError {
             PostgresError::Authentication { .. } => {
                 "Check pg_hba.conf on the server, and the password in ~/.pgpass (its mode must be 0600)."
             }
+            PostgresError::NoPassword { .. } => {
+                "Add a line host:port:database:user:password to ~/.pgpass; the file's mode must be 0600."
+            }
+            PostgresError::AuthenticationMethod { .. } => {
+                "Check channel_binding in the connection string and the method in pg_hba.conf; GSS and SSPI are not supported."
+            }
             PostgresError::StartingUp { .. } => "Wait until it has started; its log says how far it is.",
             PostgresError::TooManyConnections { .. } => {
                 "Raise max_connections, or give this user a superuser's reserved place; the server itself is alive."
@@ -176,7 +190,9 @@ impl Explain for PostgresError {
             }
             PostgresError::Protocol { .. } => "Check the port: another program may listen there.",
             PostgresError::WrongTarget { .. } => "Name the other nodes in host= as well.",
-            PostgresError::QueryTimeout { .. } => "Look into pg_stat_activity for what it waits for, or allow more time.",
+            PostgresError::QueryTimeout { .. } => {
+                "Look into pg_stat_activity for what it waits for, or allow more time."
+            }
             PostgresError::Answer { .. } => "Please report this with the version of the server.",
             PostgresError::Lost { .. } => "The server's log says why it ended the session.",
             PostgresError::NoTime { .. } => "Allow more time.",

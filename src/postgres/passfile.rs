@@ -58,7 +58,9 @@ pub fn lookup(path: &Path, wanted: &Wanted<'_>) -> Answer {
     };
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Answer::default(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Answer::default();
+        }
         Err(error) => return ignored(error.to_string()),
     };
     if !metadata.is_file() {
@@ -82,7 +84,7 @@ pub fn search(text: &str, wanted: &Wanted<'_>) -> Option<Secret> {
         let line = line.trim_end_matches('\r');
         fields.iter().try_fold(line, |rest, field| match_field(rest, field)).map(unescape)
     })?;
-    (!password.is_empty()).then(|| Secret(password))
+    Some(password).filter(|password| !password.is_empty()).map(Secret)
 }
 
 /// Compares one field; returns what follows its colon if it matches.

@@ -221,11 +221,8 @@ const TARGETS: Choices<Target> = &[
     ("prefer-standby", Target::PreferStandby),
 ];
 
-const BINDINGS: Choices<ChannelBinding> = &[
-    ("disable", ChannelBinding::Disable),
-    ("prefer", ChannelBinding::Prefer),
-    ("require", ChannelBinding::Require),
-];
+const BINDINGS: Choices<ChannelBinding> =
+    &[("disable", ChannelBinding::Disable), ("prefer", ChannelBinding::Prefer), ("require", ChannelBinding::Require)];
 
 const SSL_MODES: Choices<SslMode> = &[
     ("disable", SslMode::Disable),
@@ -276,10 +273,9 @@ fn service_files(written: &Conninfo, environment: &Environment) -> Vec<ServiceFi
         Some(directory) => vec![directory],
         None => vec!["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc"],
     };
-    let system = directories.into_iter().map(|directory| ServiceFile {
-        path: Path::new(directory).join("pg_service.conf"),
-        named: false,
-    });
+    let system = directories
+        .into_iter()
+        .map(|directory| ServiceFile { path: Path::new(directory).join("pg_service.conf"), named: false });
     user.into_iter().chain(system).collect()
 }
 
@@ -405,7 +401,9 @@ impl Merged<'_> {
         let send_certificate = self.choice("sslcertmode", true, &[("disable", false), ("allow", true)])?;
         let newest = self.choice("ssl_max_protocol_version", TlsVersion::Tls13, TLS_VERSIONS)?;
         if newest < TlsVersion::Tls12 {
-            return Err(self.unsupported("ssl_max_protocol_version", "Allow at least TLSv1.2; older versions are unsafe."));
+            return Err(
+                self.unsupported("ssl_max_protocol_version", "Allow at least TLSv1.2; older versions are unsafe.")
+            );
         }
         Ok(TlsSettings {
             mode,
@@ -416,6 +414,7 @@ impl Merged<'_> {
             revocation_directory: self.path("sslcrldir"),
             name_indication: self.integer("sslsni")? != Some(0),
             direct,
+            home: self.environment.in_home(".postgresql"),
             oldest: self.choice("ssl_min_protocol_version", TlsVersion::Tls12, TLS_VERSIONS)?,
             newest,
         })
@@ -448,7 +447,9 @@ impl Merged<'_> {
             return Err(self.unsupported("gssencmode", "Use TLS instead: gssencmode=disable sslmode=verify-full."));
         }
         if self.filled("sslcertmode") == Some("require") {
-            return Err(self.unsupported("sslcertmode", "Demand the certificate on the server: clientcert=verify-full."));
+            return Err(
+                self.unsupported("sslcertmode", "Demand the certificate on the server: clientcert=verify-full.")
+            );
         }
         if self.filled("sslpassword").is_some() {
             let advice = "Store the key without a pass phrase, in a file of mode 0600.";
@@ -516,7 +517,8 @@ mod tests {
         let file = folder.path().join("services");
         std::fs::write(&file, "[s]\nuser=service\nport=1111\n").expect("because the directory is ours");
         let path = file.display().to_string();
-        let variables = [("PGSERVICEFILE", path.as_str()), ("PGUSER", "env"), ("PGPORT", "2222"), ("PGDATABASE", "envdb")];
+        let variables =
+            [("PGSERVICEFILE", path.as_str()), ("PGUSER", "env"), ("PGPORT", "2222"), ("PGDATABASE", "envdb")];
         let all = resolve("service=s user=written", &variables).expect("because all is right");
         assert_eq!((all.user.as_str(), all.endpoints[0].port, all.dbname.as_str()), ("written", 1111, "envdb"));
         let without = resolve("", &variables).expect("because all is right");
@@ -528,19 +530,22 @@ mod tests {
 
     #[test]
     fn the_environment_supplies_every_part() {
-        let all = resolve("", &[
-            ("PGHOST", "db1"),
-            ("PGPASSWORD", "pw"),
-            ("PGPASSFILE", "/p"),
-            ("PGSSLMODE", "verify-ca"),
-            ("PGSSLROOTCERT", "/ca"),
-            ("PGSSLCERT", "/c"),
-            ("PGSSLKEY", "/k"),
-            ("PGCONNECT_TIMEOUT", "7"),
-            ("PGAPPNAME", "app"),
-            ("PGTARGETSESSIONATTRS", "standby"),
-            ("PGCHANNELBINDING", "require"),
-        ])
+        let all = resolve(
+            "",
+            &[
+                ("PGHOST", "db1"),
+                ("PGPASSWORD", "pw"),
+                ("PGPASSFILE", "/p"),
+                ("PGSSLMODE", "verify-ca"),
+                ("PGSSLROOTCERT", "/ca"),
+                ("PGSSLCERT", "/c"),
+                ("PGSSLKEY", "/k"),
+                ("PGCONNECT_TIMEOUT", "7"),
+                ("PGAPPNAME", "app"),
+                ("PGTARGETSESSIONATTRS", "standby"),
+                ("PGCHANNELBINDING", "require"),
+            ],
+        )
         .expect("because all is right");
         assert_eq!(all.password, Some(Secret::new("pw")));
         assert_eq!(all.passfile, Some(PathBuf::from("/p")));
@@ -557,7 +562,10 @@ mod tests {
     fn hosts_addresses_and_ports_are_paired() {
         assert_eq!(places("host=a,b port=1,2"), ["'a' port 1", "'b' port 2"]);
         assert_eq!(places("host=a,b port=7"), ["'a' port 7", "'b' port 7"]);
-        assert_eq!(places("host=a,,/s port=1,,"), ["'a' port 1", "'/var/run/postgresql/.s.PGSQL.5432'", "'/s/.s.PGSQL.5432'"]);
+        assert_eq!(
+            places("host=a,,/s port=1,,"),
+            ["'a' port 1", "'/var/run/postgresql/.s.PGSQL.5432'", "'/s/.s.PGSQL.5432'"]
+        );
         assert_eq!(places("host=a hostaddr=127.0.0.1"), ["'a' (127.0.0.1) port 5432"]);
         assert_eq!(places("hostaddr=::1,127.0.0.1"), ["'::1' port 5432", "'127.0.0.1' port 5432"]);
         for wrong in ["host=a,b port=1,2,3", "host=a,b hostaddr=::1", "port=1,2"] {
@@ -571,7 +579,8 @@ mod tests {
     #[test]
     fn wrong_values_are_refused_with_the_right_ones() {
         let error = resolve("sslmode=yes", &[]).expect_err("because there is no such mode");
-        let message = "'yes' is no value for 'sslmode'; allowed: disable, allow, prefer, require, verify-ca, verify-full";
+        let message =
+            "'yes' is no value for 'sslmode'; allowed: disable, allow, prefer, require, verify-ca, verify-full";
         assert_eq!(error.to_string(), message);
         for wrong in ["connect_timeout=1s", "target_session_attrs=master", "channel_binding=on", "keepalives=x"] {
             assert!(matches!(resolve(wrong, &[]), Err(ConninfoError::Value { .. })), "{wrong}");

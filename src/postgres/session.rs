@@ -82,14 +82,18 @@ pub(super) fn start(stream: Stream, config: &Config, tls: Option<Tls>, until: De
             }
         }
     };
-    let (client, driver) =
-        runtime.block_on(async { tokio::time::timeout(until.remaining(), attempt).await.unwrap_or(Err(Trouble::Late)) })?;
+    let (client, driver) = runtime
+        .block_on(async { tokio::time::timeout(until.remaining(), attempt).await.unwrap_or(Err(Trouble::Late)) })?;
     Ok(Session { client, driver, runtime })
 }
 
 impl Session {
     /// Sends one statement with parameters and returns its rows.
     pub fn query(&self, text: &str, parameters: &[&(dyn ToSql + Sync)], until: Deadline) -> Result<Vec<Row>, Trouble> {
+        if parameters.is_empty() {
+            // One round trip, and no prepared statement to close later, whose write could hide a server's farewell.
+            return self.wait(self.client.query_typed(text, &[]), until);
+        }
         self.wait(self.client.query(text, parameters), until)
     }
 
@@ -103,10 +107,22 @@ impl Session {
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
         until: Deadline,
     ) -> Result<T, Trouble> {
-        let bounded = async { tokio::time::timeout(until.remaining(), answer).await };
+        let bounded = async {
+            self.listen().await;
+            tokio::time::timeout(until.remaining(), answer).await
+        };
         match self.runtime.block_on(bounded) {
             Ok(result) => result.map_err(Trouble::Driver),
             Err(_) => Err(Trouble::Late),
+        }
+    }
+
+    /// Lets the driver read what came in while nobody waited: the farewell of a server that ended the session would be
+    /// lost if the next write failed first.
+    async fn listen(&self) {
+        // Once for the runtime to see that there is something to read, once for the driver to read it.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
         }
     }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use log::warn;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -79,6 +80,8 @@ pub struct TlsSettings {
     pub name_indication: bool,
     /// Begin with TLS at once, without asking (`sslnegotiation=direct`, PostgreSQL 17 and later).
     pub direct: bool,
+    /// `~/.postgresql`, where the files are looked for that nobody named.
+    pub home: Option<PathBuf>,
     pub oldest: TlsVersion,
     pub newest: TlsVersion,
 }
@@ -123,10 +126,9 @@ impl Explain for TlsError {
             TlsError::NoRoot { .. } => {
                 Some("Put the CA's certificate there, name it with sslrootcert, or use sslrootcert=system.".to_owned())
             }
-            TlsError::KeyMode { path, .. } => Some(format!(
-                "Run: chmod 0600 {}  (0640 will do if the file belongs to root).",
-                path.display()
-            )),
+            TlsError::KeyMode { path, .. } => {
+                Some(format!("Run: chmod 0600 {}  (0640 will do if the file belongs to root).", path.display()))
+            }
             TlsError::NoKey { .. } => Some("Name the key with sslkey, or take the certificate away.".to_owned()),
             TlsError::NoName => Some("Add 'host=NAME' beside 'hostaddr'.".to_owned()),
             _ => None,
@@ -144,9 +146,9 @@ pub fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(settings)? {
-        Some((chain, key, path)) => builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| malformed("client certificate", &path, error))?,
+        Some((chain, key, path)) => {
+            builder.with_client_auth_cert(chain, key).map_err(|error| malformed("client certificate", &path, error))?
+        }
         None => builder.with_no_client_auth(),
     };
     config.enable_sni = settings.name_indication;
@@ -200,7 +202,7 @@ fn roots(settings: &TlsSettings) -> Result<Option<Roots>, TlsError> {
     };
     let what = "root certificate file";
     match named {
-        Some(path) if exists(what, &path)? => {
+        Some(path) if exists(settings, what, &path)? => {
             let certificates = certificates(what, &path)?;
             Ok(Some((path, certificates)))
         }
@@ -209,9 +211,16 @@ fn roots(settings: &TlsSettings) -> Result<Option<Roots>, TlsError> {
     }
 }
 
-/// True if the file is there; that it cannot be told is an error, never "no".
-fn exists(what: &'static str, path: &Path) -> Result<bool, TlsError> {
-    path.try_exists().map_err(|source| TlsError::Unreadable { what, path: path.to_owned(), source })
+/// True if the file is there. That it cannot be told is an error; but a home directory that belongs to somebody else, as
+/// under sudo, holds nothing for us.
+fn exists(settings: &TlsSettings, what: &'static str, path: &Path) -> Result<bool, TlsError> {
+    match path.try_exists() {
+        Err(error) if settings.home.as_ref().is_some_and(|home| path.starts_with(home)) => {
+            warn!("the {what} '{}' is not used: {error}", path.display());
+            Ok(false)
+        }
+        answer => answer.map_err(|source| TlsError::Unreadable { what, path: path.to_owned(), source }),
+    }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -220,16 +229,14 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(what, path)?;
-    CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| malformed(what, path, error))
+    CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| malformed(what, path, error))
 }
 
 fn revocation_lists(settings: &TlsSettings) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let what = "certificate revocation list";
     let mut files = Vec::new();
     if let Some(file) = &settings.revocation
-        && exists(what, file)?
+        && exists(settings, what, file)?
     {
         files.push(file.clone());
     }
@@ -255,11 +262,11 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, PathBuf);
 fn identity(settings: &TlsSettings) -> Result<Option<Identity>, TlsError> {
     let what = "client certificate";
     let Some(certificate) = &settings.certificate else { return Ok(None) };
-    if !exists(what, certificate)? {
+    if !exists(settings, what, certificate)? {
         return Ok(None);
     }
     let key = settings.key.clone().unwrap_or_default();
-    if !exists("private key file", &key)? {
+    if !exists(settings, "private key file", &key)? {
         return Err(TlsError::NoKey { certificate: certificate.clone(), key });
     }
     check_key_mode(&key)?;

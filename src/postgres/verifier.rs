@@ -136,12 +136,13 @@ fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result
 /// The common name, if the certificate names no host in the proper place.
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let parsed = Certificate::from_der(certificate).ok()?;
-    let (_, names) = parsed.tbs_certificate.get::<SubjectAltName>().ok()?.unwrap_or((false, SubjectAltName(Vec::new())));
+    let (_, names) =
+        parsed.tbs_certificate.get::<SubjectAltName>().ok()?.unwrap_or((false, SubjectAltName(Vec::new())));
     if names.0.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
         return None;
     }
-    let attributes = parsed.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
-    let value = &attributes.filter(|attribute| attribute.oid == COMMON_NAME).last()?.value;
+    let mut attributes = parsed.tbs_certificate.subject.0.iter().flat_map(|part| part.0.iter());
+    let value = &attributes.rfind(|attribute| attribute.oid == COMMON_NAME)?.value;
     let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned());
     let printable = || value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
     let teletex = || value.decode_as::<TeletexStringRef<'_>>().map(|text| text.as_str().to_owned());
@@ -155,7 +156,8 @@ fn match_common_name(pattern: &str, name: &ServerName<'_>) -> bool {
             let name = name.as_ref();
             let wild = pattern.strip_prefix("*.").filter(|rest| rest.contains('.'));
             let below = wild.is_some_and(|rest| {
-                name.split_once('.').is_some_and(|(label, domain)| !label.is_empty() && domain.eq_ignore_ascii_case(rest))
+                name.split_once('.')
+                    .is_some_and(|(label, domain)| !label.is_empty() && domain.eq_ignore_ascii_case(rest))
             });
             pattern.eq_ignore_ascii_case(name) || below
         }

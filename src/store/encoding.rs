@@ -66,7 +66,7 @@ impl Encoding {
 /// Reads LZ4 frames one after the other; the frame decoder of the library stops after the first.
 struct Lz4Frames<R: Read> {
     rest: Option<BufReader<R>>,
-    frame: Option<lz4_flex::frame::FrameDecoder<BufReader<R>>>,
+    frame: Option<lz4_flex::frame::FrameDecoder<Endless<BufReader<R>>>>,
 }
 
 impl<R: Read> Read for Lz4Frames<R> {
@@ -77,14 +77,27 @@ impl<R: Read> Read for Lz4Frames<R> {
                 if count > 0 || buffer.is_empty() {
                     return Ok(count);
                 }
-                self.rest = self.frame.take().map(|frame| frame.into_inner());
+                self.rest = self.frame.take().map(|frame| frame.into_inner().0);
             }
             let Some(mut rest) = self.rest.take() else { return Ok(0) };
             if rest.fill_buf()?.is_empty() {
                 self.rest = Some(rest);
                 return Ok(0);
             }
-            self.frame = Some(lz4_flex::frame::FrameDecoder::new(rest));
+            self.frame = Some(lz4_flex::frame::FrameDecoder::new(Endless(rest)));
+        }
+    }
+}
+
+/// A reader whose end is an error: a whole frame says itself where it ends. Left to itself, the frame decoder takes the
+/// end of the file between two blocks for the end of the frame, and a file cut there for a whole one.
+struct Endless<R>(R);
+
+impl<R: Read> Read for Endless<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 if !buffer.is_empty() => Err(io::Error::new(io::ErrorKind::InvalidData, "the LZ4 frame is cut off")),
+            count => Ok(count),
         }
     }
 }

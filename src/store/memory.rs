@@ -251,7 +251,7 @@ impl Store for MemoryStore {
         if bytes.len() as u64 != payload.size || hash != payload.sha256 {
             return Err(self.damaged(path));
         }
-        let mut act = || {
+        let act = || {
             let folder = folder_of(path)?;
             disk.make_folder(&folder)?;
             let file = self.write(&mut disk, bytes)?;

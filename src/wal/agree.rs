@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use super::lsn::{Lsn, SegmentSize};
 use super::name::SegmentName;
-use super::page::{DEFAULT_BLOCK_SIZE, PageError, PageHeader};
+use super::page::{DEFAULT_BLOCK_SIZE, LONG_HEADER, PageError, PageHeader, first_page};
 use super::record::{Progress, Record, Tear, Visit, Walker};
 
 /// How far two contents of a segment agree.
@@ -26,12 +26,13 @@ pub struct Agreement {
 /// memory each.
 pub fn agree_until(a: &mut dyn Read, b: &mut dyn Read, name: SegmentName, size: SegmentSize) -> io::Result<Agreement> {
     let start = name.number(size).map_or(Lsn::INVALID, |number| number.start(size));
-    let (mut left, mut right) = (Side::new(start), Side::new(start));
+    let (mut left, mut right) = (Side::new(start, a)?, Side::new(start, b)?);
+    let block = left.block_size().or(right.block_size()).unwrap_or(DEFAULT_BLOCK_SIZE as usize);
     let mut first_difference = None;
     let mut offset = 0;
     loop {
-        left.fill(a)?;
-        right.fill(b)?;
+        left.fill(block)?;
+        right.fill(block)?;
         if first_difference.is_none() {
             first_difference = difference(&left.page, &right.page).map(|at| offset + at as u64);
             let bound = first_difference.map_or(u64::MAX, |at| start.0 + at);
@@ -56,11 +57,12 @@ pub fn agree_until(a: &mut dyn Read, b: &mut dyn Read, name: SegmentName, size: 
 }
 
 /// One of the two contents.
-struct Side {
+struct Side<'a> {
     start: Lsn,
-    /// Pages are read in this size; it is right from the second read on.
-    block: usize,
+    from: &'a mut dyn Read,
+    /// The page being looked at. Before the first [`Side::fill`], only the beginning of the first one.
     page: Vec<u8>,
+    fresh: bool,
     read: u64,
     walker: Walker,
     shared: Shared,
@@ -74,23 +76,32 @@ struct Shared {
 
 impl Visit for Shared {
     fn visit(&mut self, record: &Record<'_>) {
-        // The padding up to `end` belongs to no record, so a difference in it does not count.
-        if record.end.0 < self.below.0.saturating_add(8) {
+        if record.end <= self.below {
             self.until = record.end;
         }
     }
 }
 
-impl Side {
-    fn new(start: Lsn) -> Side {
+impl<'a> Side<'a> {
+    fn new(start: Lsn, from: &'a mut dyn Read) -> io::Result<Side<'a>> {
+        let mut page = Vec::new();
+        from.take(LONG_HEADER as u64).read_to_end(&mut page)?;
         let shared = Shared { below: Lsn(u64::MAX), until: start };
-        Side { start, block: DEFAULT_BLOCK_SIZE as usize, page: Vec::new(), read: 0, walker: Walker::new(), shared }
+        Ok(Side { start, from, page, fresh: true, read: 0, walker: Walker::new(), shared })
+    }
+
+    /// The size of the pages, if the first one is a page at all.
+    fn block_size(&self) -> Option<usize> {
+        first_page(&self.page).ok().map(|header| header.block_size as usize)
     }
 
     /// Reads the next page, or what there is of it.
-    fn fill(&mut self, from: &mut dyn Read) -> io::Result<()> {
-        self.page.clear();
-        from.take(self.block as u64).read_to_end(&mut self.page)?;
+    fn fill(&mut self, block: usize) -> io::Result<()> {
+        if !std::mem::take(&mut self.fresh) {
+            self.page.clear();
+        }
+        let missing = block - self.page.len();
+        self.from.take(missing as u64).read_to_end(&mut self.page)?;
         self.read += self.page.len() as u64;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The configuration of several nodes that share one machine: the same `pgwarm.ini` for all, a small `local.ini` each.
+//! The configuration of several nodes that share one machine: the same `pgwarm.ini` for all, a small `pgwarm.local.ini` each.
 //!
 //! Promises: every node has a data directory path, a spool and (unless it is told otherwise) an archive of its own, and
 //! all of them are reached at 127.0.0.1 at the port of the test's sshd.
@@ -14,7 +14,7 @@ use super::workspace::{Workspace, make_dir, write_file};
 /// The file that is the same on every node.
 pub const SHARED_FILE: &str = "pgwarm.ini";
 /// The file that says which node this is.
-pub const LOCAL_FILE: &str = "local.ini";
+pub const LOCAL_FILE: &str = "pgwarm.local.ini";
 
 /// A section of an INI file: its name, then keys and values in their order.
 type Section = (String, Vec<(String, String)>);
@@ -175,7 +175,7 @@ impl Drop for Layout {
     }
 }
 
-/// The text of `local.ini`.
+/// The text of `pgwarm.local.ini`.
 fn local_text(node: &LayoutNode) -> String {
     let mut sections = node.local.clone();
     let local = section_of(&mut sections, "local");

@@ -2,9 +2,10 @@
 //!
 //! Promises: the directory goes when the last user of it goes, and with it every process that was started in it and is
 //! still there, such as a worker that a program left behind. `PGWARM_TEST_KEEP=1` keeps the files.
-//! Leaves out: a test process that is killed outright leaves its directory; its servers end by themselves.
+//! A test process that is killed outright leaves its directory to the next one; its servers end by themselves.
+//! `PGWARM_TEST_DIR` says where workspaces go.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -13,13 +14,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The variable by which processes started in a workspace are found again.
 const TAG: &str = "PGWARM_TEST_WORKSPACE";
 
-/// Socket paths end at 107 bytes, and a node's name and the socket's own name come on top of this.
-const ROOT_LENGTH_MAX: usize = 40;
+/// What the names of workspaces begin with.
+const PREFIX: &str = "pgwarm-";
+
+/// The file that a living test process holds locked.
+const OWNER: &str = "owner";
+
+/// Socket paths end at 107 bytes, and names of workspace, node and socket come on top of this.
+const PARENT_LENGTH_MAX: usize = 20;
+
+/// What must be free in memory before workspaces go there; a few clusters of three nodes fit several times.
+const MEMORY_MIN: u64 = 4 << 30;
 
 /// The account under which servers and programs run: `postgres` (or `PGWARM_TEST_USER`) if the tests run as root, else
 /// whoever runs them.
@@ -91,7 +102,16 @@ impl Account {
 pub struct Workspace {
     root: PathBuf,
     next: AtomicU32,
-    programs: OnceLock<PathBuf>,
+    programs: OnceLock<Programs>,
+    // Tells other test processes that this one is alive.
+    _owned: File,
+}
+
+/// Where our own programs are; if that is a copy, its ownership.
+#[derive(Debug)]
+struct Programs {
+    dir: PathBuf,
+    copy: Option<File>,
 }
 
 impl Workspace {
@@ -100,25 +120,20 @@ impl Workspace {
         static SHARED: Mutex<Weak<Workspace>> = Mutex::new(Weak::new());
         let mut shared = lock(&SHARED);
         shared.upgrade().unwrap_or_else(|| {
-            let workspace = Arc::new(Workspace::new());
+            let workspace = Arc::new(Workspace::separate());
             *shared = Arc::downgrade(&workspace);
             workspace
         })
     }
 
-    fn new() -> Workspace {
-        let wanted = std::env::temp_dir();
-        let parent = if wanted.as_os_str().len() <= ROOT_LENGTH_MAX - 20 { wanted } else { PathBuf::from("/tmp") };
-        let root = tempfile::Builder::new()
-            .prefix("pgwarm-")
-            .permissions(Permissions::from_mode(0o755))
-            .tempdir_in(&parent)
-            .unwrap_or_else(|error| panic!("could not make a directory in '{}': {error}", parent.display()))
-            .keep();
-        // The process's umask may have taken bits that the account needs to pass through.
-        fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("because the directory is ours");
+    /// One that nobody else in this process uses.
+    pub fn separate() -> Workspace {
+        let parent = parent_of_workspaces();
+        remove_abandoned(&parent);
+        let root = make_root(&parent);
+        let _owned = take_ownership(&root);
         Account::unprivileged().own(&root);
-        Workspace { root, next: AtomicU32::new(1), programs: OnceLock::new() }
+        Workspace { root, next: AtomicU32::new(1), programs: OnceLock::new(), _owned }
     }
 
     /// The top of it.
@@ -134,20 +149,18 @@ impl Workspace {
         dir
     }
 
-    /// The directory with our own programs, readable for the account wherever the checkout is.
+    /// The directory with our own programs: where cargo has put them, or a copy if the account cannot reach that.
     pub fn programs(&self) -> &Path {
-        self.programs.get_or_init(|| {
-            let dir = self.root.join("bin");
-            DirBuilder::new().mode(0o755).create(&dir).expect("because the workspace is fresh");
-            for built in built_programs() {
-                let name = built.file_name().expect("because it came from a directory listing");
-                // A link costs nothing; across file systems it takes a copy.
-                fs::hard_link(&built, dir.join(name))
-                    .or_else(|_| fs::copy(&built, dir.join(name)).map(drop))
-                    .unwrap_or_else(|error| panic!("could not take over '{}': {error}", built.display()));
+        let found = self.programs.get_or_init(|| {
+            let dir = build_directory();
+            let reached = Account::unprivileged().command("/usr/bin/test", "KILL").arg("-x").arg(&dir).status();
+            if reached.is_ok_and(|status| status.success()) {
+                return Programs { dir, copy: None };
             }
-            dir
-        })
+            let copy = copy_of_programs(&dir);
+            Programs { copy: Some(take_ownership(&copy)), dir: copy }
+        });
+        &found.dir
     }
 
     /// A command as the account, in a clean environment that carries the workspace's tag.
@@ -176,6 +189,9 @@ impl Workspace {
 impl Drop for Workspace {
     fn drop(&mut self) {
         self.end_leftovers();
+        if let Some(programs) = self.programs.get().filter(|programs| programs.copy.is_some()) {
+            let _ = fs::remove_dir_all(&programs.dir);
+        }
         if std::env::var_os("PGWARM_TEST_KEEP").is_some() {
             eprintln!("kept '{}'", self.root.display());
         } else if let Err(error) = fs::remove_dir_all(&self.root) {
@@ -261,16 +277,79 @@ fn stat(pid: u32) -> Option<(char, u32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// The programs that cargo built for this run: those beside the directory the test itself is in.
-fn built_programs() -> Vec<PathBuf> {
+/// Memory if there is plenty, for a data directory is a thousand small files; else the usual temporary directory.
+fn parent_of_workspaces() -> PathBuf {
+    if let Some(named) = std::env::var_os("PGWARM_TEST_DIR") {
+        return PathBuf::from(named);
+    }
+    let memory = PathBuf::from("/dev/shm");
+    let fits = rustix::fs::statvfs(&memory).is_ok_and(|volume| {
+        let runs_programs = !volume.f_flag.contains(StatVfsMountFlags::NOEXEC);
+        runs_programs && volume.f_bavail.saturating_mul(volume.f_frsize) >= MEMORY_MIN
+    });
+    // What is kept to be looked at should not fill the memory.
+    if fits && std::env::var_os("PGWARM_TEST_KEEP").is_none() { memory } else { temporary_directory() }
+}
+
+/// The one of the environment unless socket paths in it would be too long.
+fn temporary_directory() -> PathBuf {
+    let wanted = std::env::temp_dir();
+    if wanted.as_os_str().len() <= PARENT_LENGTH_MAX { wanted } else { PathBuf::from("/tmp") }
+}
+
+fn make_root(parent: &Path) -> PathBuf {
+    let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent);
+    let made = made.unwrap_or_else(|error| panic!("could not make a directory in '{}': {error}", parent.display()));
+    let root = made.keep();
+    // The account passes through it, and so does the user that a test's sshd runs as.
+    fs::set_permissions(&root, Permissions::from_mode(0o755)).expect("because the directory is ours");
+    root
+}
+
+/// Locks the directory for as long as the process lives. It gets its name only when locked, so that nobody takes a
+/// directory that is just being made for an abandoned one.
+fn take_ownership(root: &Path) -> File {
+    let half = root.join(".owner.half");
+    let file = File::create(&half).expect("because the directory is ours");
+    flock(&file, FlockOperation::NonBlockingLockExclusive).expect("because nobody else knows the file");
+    fs::rename(&half, root.join(OWNER)).expect("because the directory is ours");
+    file
+}
+
+/// Removes what test processes left that were killed.
+fn remove_abandoned(parent: &Path) {
+    let listing = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in listing.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let Ok(owner) = File::open(entry.path().join(OWNER)) else { continue };
+        if flock(&owner, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Where cargo has put this run's programs: above the directory that the test itself is in.
+fn build_directory() -> PathBuf {
     let test = std::env::current_exe().expect("because a running program has a path");
-    let dir = test.parent().and_then(Path::parent).expect("because cargo puts tests into deps/");
-    let listing = fs::read_dir(dir).unwrap_or_else(|error| panic!("could not list '{}': {error}", dir.display()));
+    test.parent().and_then(Path::parent).expect("because cargo puts tests into deps/").to_owned()
+}
+
+fn copy_of_programs(built: &Path) -> PathBuf {
+    let parent = temporary_directory();
+    remove_abandoned(&parent);
+    let copy = make_root(&parent);
+    let listing = fs::read_dir(built).unwrap_or_else(|error| panic!("could not list '{}': {error}", built.display()));
     let is_program = |path: &PathBuf| {
         let plain = path.extension().is_none() && path.is_file();
         plain && fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o111 != 0)
     };
-    listing.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_program).collect()
+    for program in listing.flatten().map(|entry| entry.path()).filter(is_program) {
+        let target = copy.join(program.file_name().expect("because it came from a directory listing"));
+        // A link costs nothing; across file systems it takes a copy.
+        fs::hard_link(&program, &target)
+            .or_else(|_| fs::copy(&program, &target).map(drop))
+            .unwrap_or_else(|error| panic!("could not take over '{}': {error}", program.display()));
+    }
+    copy
 }
 
 /// A test that panicked with the lock held leaves the data as good as it was.

@@ -1,0 +1,5 @@
+//! The program `archive-wal`: see `cli::archive_wal`.
+
+fn main() -> std::process::ExitCode {
+    pgwarm::cli::run::main("archive-wal", pgwarm::cli::archive_wal::run)
+}

@@ -1,0 +1,270 @@
+//! `archive-wal`: one file to its places, and the few things an operator does about shipping.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use serde_json::json;
+
+use super::output;
+use super::run::Context;
+use crate::archive::ArchiveError;
+use crate::archive::flush;
+use crate::archive::init;
+use crate::archive::places::Sites;
+use crate::archive::push::{Pushed, Pusher};
+use crate::archive::queue::{self, Queue};
+use crate::archive::shipping;
+use crate::archive::spool::Spool;
+use crate::archive::worker::{self, Reply, Request, What};
+use crate::config::{Config, Shipping};
+use crate::error::{Class, Failure};
+use crate::system::clock::Deadline;
+use crate::system::notify::{Level, Notifier};
+use crate::system::process;
+use crate::wal::WalName;
+
+/// A call without a worker sends queued files for so long at most, after its own file.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the program.
+pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
+    if arguments.get_flag("worker") {
+        return worker::run(context.config.clone()).map(|()| 0).map_err(Failure::from);
+    }
+    for (flag, mode) in [("arm", Shipping::Armed), ("refuse", Shipping::Refuse), ("discard", Shipping::Discard)] {
+        if arguments.get_flag(flag) {
+            return switch(mode, context);
+        }
+    }
+    if arguments.contains_id("init") && arguments.value_source("init").is_some() {
+        return init_places(arguments, context);
+    }
+    if arguments.get_flag("status") {
+        return status(context);
+    }
+    if arguments.get_flag("flush") {
+        return drain_stopped_server(context);
+    }
+    let Some(path) = arguments.get_one::<String>("path") else {
+        let failure = Failure::new(Class::Usage, "no file to archive was given");
+        return Err(failure.hinted("archive_command = 'archive-wal %p'; see --help for the other uses."));
+    };
+    archive(Path::new(path), arguments.get_one::<String>("name").map(String::as_str), arguments, context)
+}
+
+/// One file, as PostgreSQL calls it.
+fn archive(path: &Path, name: Option<&str>, arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
+    let last = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name: WalName = name.unwrap_or(&last).parse().map_err(|error| Failure::from(ArchiveError::Name(error)))?;
+    let path = std::path::absolute(path).map_err(|error| Failure::from(ArchiveError::io("find", path)(error)))?;
+    exit_cleanly_on_signals(name);
+    let outcome = push(&path, name, arguments, context);
+    report(&outcome, name, context);
+    let pushed = outcome?;
+    if context.json {
+        println!("{}", serde_json::to_string(&pushed).unwrap_or_default());
+    }
+    log::debug!("{}", describe(&pushed));
+    Ok(0)
+}
+
+/// Asks the worker, or does the work where there is none.
+fn push(path: &Path, name: WalName, arguments: &ArgMatches, context: &Context) -> Result<Pushed, Failure> {
+    let config = &context.config;
+    let deadline = Deadline::after(config.archive.deadline);
+    let spool = Spool::new(&config.local.spool);
+    if config.archive.worker && !arguments.get_flag("no-worker") {
+        let what = What::Push { path: path.to_owned(), name };
+        match ask_worker(&spool, what, config, deadline) {
+            Some(Reply::Pushed(pushed)) => return Ok(pushed),
+            Some(Reply::Failed(failure)) => return Err(failure),
+            _ => start_worker(context, &spool),
+        }
+    }
+    push_here(path.to_owned(), name, config, deadline)
+}
+
+/// Asks the worker of this node; `None` where the caller has to do the work itself.
+pub fn ask_worker(spool: &Spool, what: What, config: &Config, deadline: Deadline) -> Option<Reply> {
+    let deadline_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
+    worker::ask(spool, &Request { fingerprint: config.fingerprint, deadline_ms, what }, deadline)
+}
+
+/// Starts a worker for the calls to come. This call does not wait for it, and does not mind if it does not start.
+pub fn start_worker(context: &Context, spool: &Spool) {
+    let program = std::env::current_exe().ok().and_then(|own| own.parent().map(|bin| bin.join("archive-wal")));
+    let Some(program) = program.filter(|program| program.is_file() && spool.prepare().is_ok()) else { return };
+    let mut words: Vec<OsString> = vec!["--worker".into()];
+    words.extend(context.source_arguments());
+    if let Err(error) = process::spawn_detached(program, &words, Some(&spool.root().join("worker.log"))) {
+        log::debug!("no worker was started: {error}");
+    }
+}
+
+/// Does the work in this process. A disk that hangs must not hang PostgreSQL's archiver, so a thread waits for it.
+fn push_here(path: PathBuf, name: WalName, config: &Config, deadline: Deadline) -> Result<Pushed, Failure> {
+    let after = deadline.remaining();
+    let config = Arc::new(config.clone());
+    let (done, wait) = mpsc::channel();
+    std::thread::spawn(move || {
+        let sites = Arc::new(Sites::new(&config));
+        let pusher = Pusher::new(&config, &sites);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let pushed = pusher.push(&path, name, cores, deadline).map_err(Failure::from);
+        let drains = pushed.is_ok() && pusher.has_queued();
+        // Nobody listens any more once the deadline has passed.
+        let _ = done.send((pushed, drains.then_some(pusher)));
+    });
+    let Ok((pushed, pusher)) = wait.recv_timeout(deadline.remaining()) else {
+        let waiting_for = "the disk of this machine did not answer".to_owned();
+        return Err(ArchiveError::Deadline { name, after, waiting_for }.into());
+    };
+    if let Some(pusher) = pusher {
+        pusher.drain(Deadline::after(DRAIN_MAX).or_before(deadline));
+    }
+    pushed
+}
+
+/// Whatever ends this process must look like a failed try to PostgreSQL, never like a crash: the archiver would die of a
+/// signal without counting the failure.
+fn exit_cleanly_on_signals(name: WalName) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let caught = [SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+    let Ok(mut signals) = signal_hook::iterator::Signals::new(caught) else { return };
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal != SIGPIPE {
+                eprintln!("archive-wal: ERROR: [timeout] stopped by signal {signal} before '{name}' was safe");
+                eprintln!("archive-wal: HINT: PostgreSQL keeps the file and tries again.");
+                std::process::exit(i32::from(Class::Timeout.code()));
+            }
+        }
+    });
+}
+
+fn describe(pushed: &Pushed) -> String {
+    let mut text = format!("'{}' ({}) is in {}", pushed.name, output::size(pushed.size), pushed.stored.join(", "));
+    if !pushed.queued.is_empty() {
+        text.push_str(&format!("; waits for {}", pushed.queued.join(", ")));
+    }
+    text
+}
+
+/// Tells the operator's hooks; they are told of a state once.
+fn report(outcome: &Result<Pushed, Failure>, name: WalName, context: &Context) {
+    let notifier = Notifier::new(
+        &context.config.notify,
+        &context.config.local.spool,
+        &context.config.local.node,
+        "archive-wal",
+    );
+    match outcome {
+        Ok(pushed) if pushed.discarded => {
+            notifier.report("archive", Level::Critical, "WAL is being discarded", json!({ "name": name }));
+        }
+        Ok(pushed) if !pushed.queued.is_empty() => {
+            let message = format!("WAL waits in a queue for {}", pushed.queued.join(", "));
+            notifier.report("archive", Level::Warning, &message, json!({ "name": name, "queued": pushed.queued }));
+        }
+        Ok(_) => notifier.report("archive", Level::Ok, "WAL is archived again", json!({ "name": name })),
+        Err(failure) => {
+            let details = json!({ "name": name, "class": failure.class, "hint": failure.hint });
+            notifier.report("archive", Level::Critical, &failure.message, details);
+        }
+    }
+}
+
+fn switch(mode: Shipping, context: &Context) -> Result<u8, Failure> {
+    let spool = Spool::new(&context.config.local.spool);
+    if !context.dry_run {
+        shipping::set(&spool, mode, &context.config.archive)?;
+    }
+    println!("shipping: {}", shipping::word(mode));
+    Ok(0)
+}
+
+fn init_places(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
+    let wanted: Vec<&String> = arguments.get_many::<String>("init").into_iter().flatten().collect();
+    for made in init::init(&context.config, wanted.iter().map(|name| name.as_str()), context.dry_run)? {
+        println!("{made}");
+    }
+    Ok(0)
+}
+
+/// Ships what a stopped server left in pg_wal.
+fn drain_stopped_server(context: &Context) -> Result<u8, Failure> {
+    let config = Arc::new(context.config.clone());
+    let Some(pgdata) = config.own().pgdata.clone() else {
+        let failure = Failure::new(Class::Config, format!("node '{}' has no pgdata", config.local.node));
+        return Err(failure.hinted(format!("Set node.{}.pgdata.", config.local.node)));
+    };
+    let leftovers = flush::plan(&pgdata)?;
+    let sites = Arc::new(Sites::new(&config));
+    let pusher = Pusher::new(&config, &sites);
+    let bar = output::progress(leftovers.len() as u64, "files", std::io::stderr().is_terminal());
+    let mut bytes = 0;
+    for leftover in &leftovers {
+        if context.dry_run {
+            println!("would ship '{}' from '{}'", leftover.name, leftover.path.display());
+            continue;
+        }
+        let deadline = Deadline::after(config.archive.deadline);
+        bytes += pusher.push(&leftover.path, leftover.name, 2, deadline)?.size;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if !context.dry_run {
+        pusher.drain(Deadline::after(config.archive.deadline));
+        println!("flushed {} files ({}) of '{}'", leftovers.len(), output::size(bytes), pgdata.display());
+    }
+    Ok(0)
+}
+
+fn status(context: &Context) -> Result<u8, Failure> {
+    let config = &context.config;
+    let spool = Spool::new(&config.local.spool);
+    let mode = shipping::word(shipping::mode(&spool, config.archive.shipping)?);
+    let chains = shipping::broken_chains(&spool)?;
+    let mut queues = Vec::new();
+    for node in queue::nodes(&spool)? {
+        let contents = Queue::new(&spool, &node).contents()?;
+        queues.push((node, contents));
+    }
+    let worker = match ask_worker(&spool, What::Status, config, Deadline::after(Duration::from_secs(2))) {
+        Some(Reply::Status { process, prepared, prefetched }) => Some((process, prepared, prefetched)),
+        _ => None,
+    };
+    if context.json {
+        let queues: Vec<_> = queues
+            .iter()
+            .map(|(node, found)| json!({ "node": node, "files": found.count, "bytes": found.bytes,
+                "oldest_age_seconds": found.oldest.and_then(|since| since.elapsed().ok()).map(|age| age.as_secs()) }))
+            .collect();
+        let worker = worker.map(|(process, prepared, prefetched)| json!({ "process": process, "prepared": prepared, "prefetched": prefetched }));
+        let status = json!({ "node": config.local.node, "shipping": mode, "broken_chains": chains, "queues": queues, "worker": worker });
+        println!("{status:#}");
+        return Ok(0);
+    }
+    println!("node      {}", config.local.node);
+    println!("shipping  {mode}");
+    for chain in &chains {
+        println!("BROKEN    {} files discarded, '{}' to '{}', {} to {}", chain.count, chain.first, chain.last, chain.since, chain.until);
+    }
+    for (node, found) in &queues {
+        let age = found.oldest.and_then(|since| since.elapsed().ok());
+        let age = age.map_or_else(String::new, |age| format!(", oldest {}", output::duration(age)));
+        println!("queue     {node}: {} files, {}{age}", found.count, output::size(found.bytes));
+    }
+    match worker {
+        Some((process, prepared, prefetched)) => {
+            println!("worker    process {process}, {prepared} files shipped ahead, {prefetched} fetched ahead");
+        }
+        None => println!("worker    none (it is started by the next call and ends when idle)"),
+    }
+    Ok(0)
+}
