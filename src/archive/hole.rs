@@ -98,3 +98,64 @@ fn history(timeline: TimelineId, archive: &Archive) -> Result<Option<TimelineHis
     })?;
     Ok(Some(parsed))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::archive::identity::Identity;
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+    use crate::wal::{SegmentSize, SystemId};
+
+    /// An archive that holds these files; a history comes with its text.
+    fn archive(files: &[(&str, &str)]) -> Archive {
+        let store = MemoryStore::new();
+        for (name, text) in files {
+            let name: WalName = name.parse().expect("because the test names WAL files");
+            store.replace(&layout::stored(name, Encoding::None), text.as_bytes()).expect("it is written");
+        }
+        Archive { store: Arc::new(store), identity: Identity::new("main", SystemId(7), SegmentSize::DEFAULT) }
+    }
+
+    fn shown(missing: &str, archive: &Archive) -> bool {
+        let missing = missing.parse().expect("because the test names a segment");
+        evidence(missing, archive).expect("it looks").is_some()
+    }
+
+    #[test]
+    fn the_end_of_wal_is_no_hole() {
+        let archive = archive(&[("000000010000000000000009", "")]);
+        assert!(!shown("00000001000000000000000A", &archive));
+    }
+
+    #[test]
+    fn a_later_segment_shows_a_hole_also_across_log_ids() {
+        let archive = archive(&[("000000010000000100000000", "")]);
+        assert!(shown("0000000100000000000000FF", &archive));
+        assert!(shown("000000010000000000000080", &archive));
+    }
+
+    #[test]
+    fn the_partial_tail_of_an_ended_timeline_is_no_hole() {
+        let archive =
+            archive(&[("00000001000000000000000E.partial", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
+        assert!(!shown("00000001000000000000000E", &archive));
+    }
+
+    #[test]
+    fn the_failover_hole_is_seen_by_the_history_of_the_next_timeline() {
+        let archive =
+            archive(&[("000000010000000000000009", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
+        assert!(shown("00000001000000000000000A", &archive));
+    }
+
+    #[test]
+    fn a_timeline_is_not_missed_before_it_began() {
+        let archive =
+            archive(&[("00000002000000000000000E", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
+        assert!(!shown("00000002000000000000000A", &archive));
+        assert!(!shown("00000002000000000000000F", &archive));
+    }
+}

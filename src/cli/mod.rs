@@ -1,1 +1,3 @@
 //! What an operator types and reads. The only user of clap.
+
+pub mod serve_archive;

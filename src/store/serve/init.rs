@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::work::published;
-use super::{Opener, ServeError, ServeSettings, Frames, read_only, say};
+use super::{Frames, Opener, ServeError, ServeSettings, read_only, say};
 use crate::store::wire::{PROGRAM, Refusal, Reply, Request, WireError};
 use crate::store::{Place, StoreError};
 use crate::system::durable;

@@ -98,11 +98,7 @@ pub(super) fn receive(
 }
 
 /// What to do with a file once its data is here.
-fn conclude(
-    request: Request,
-    state: Result<Box<dyn Incoming>, Refusal>,
-    rivals: &[String],
-) -> Result<Job, WireError> {
+fn conclude(request: Request, state: Result<Box<dyn Incoming>, Refusal>, rivals: &[String]) -> Result<Job, WireError> {
     match request {
         Request::Commit { size, sha256 } => {
             let sha256 = wire::unhex(&sha256)?;

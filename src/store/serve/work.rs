@@ -67,9 +67,7 @@ impl Job {
 impl Task {
     fn run(self, depot: &dyn Depot) -> Result<Vec<Reply>, Refusal> {
         let reply = match self {
-            Task::Commit { incoming, size, sha256, rivals } => {
-                published(incoming.commit(size, sha256, &rivals)?)
-            }
+            Task::Commit { incoming, size, sha256, rivals } => published(incoming.commit(size, sha256, &rivals)?),
             Task::Abort(incoming) => {
                 drop(incoming);
                 Reply::Aborted

@@ -123,13 +123,20 @@ fn far_command(settings: &SshSettings) -> OsString {
 /// Quotes a word for any shell an account may have: single quotes mean the same to all of them.
 fn quote(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// What no setting may hold, as a sentence; `None` where all is well.
 pub(super) fn objection(settings: &SshSettings) -> Option<String> {
-    let texts = [settings.host.as_str(), settings.user.as_deref().unwrap_or("x"), settings.jump.as_deref().unwrap_or("x")];
-    if let Some(text) = texts.iter().find(|t| t.is_empty() || t.starts_with('-') || t.contains(|c: char| c.is_control())) {
+    let texts =
+        [settings.host.as_str(), settings.user.as_deref().unwrap_or("x"), settings.jump.as_deref().unwrap_or("x")];
+    if let Some(text) =
+        texts.iter().find(|t| t.is_empty() || t.starts_with('-') || t.contains(|c: char| c.is_control()))
+    {
         return Some(format!("'{}' is no host or user", text.escape_debug()));
     }
     let paths = [Some(&settings.archive), settings.remote_programs.as_ref()];

@@ -158,8 +158,14 @@ mod tests {
     #[test]
     fn every_case_is_told_by_the_words_of_ssh() {
         let cases = [
-            ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\r\n", "not the one that is known"),
-            ("No ED25519 host key is known for db2 and you have requested strict checking.\nHost key verification failed.", "is not known"),
+            (
+                "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\r\n",
+                "not the one that is known",
+            ),
+            (
+                "No ED25519 host key is known for db2 and you have requested strict checking.\nHost key verification failed.",
+                "is not known",
+            ),
             ("Host key verification failed.", "could not be verified"),
             ("a@db2: Permission denied (publickey).", "does not accept the key"),
             ("@ WARNING: UNPROTECTED PRIVATE KEY FILE! @\na@db2: Permission denied (publickey).", "read by others"),

@@ -45,6 +45,11 @@ pub(super) fn file(
         Ok(_) => Ok(reply),
         Err(Stopped::Source(error)) => Err(unreadable(error)),
         Err(Stopped::Late) => Err(operation.timeout(session.place())),
+        Err(Stopped::Longer) => Err(StoreError::Damaged {
+            place: session.place().clone(),
+            path: path.to_string(),
+            detail: format!("its source is longer than the {} bytes announced", payload.size),
+        }),
     }
 }
 
@@ -52,6 +57,7 @@ pub(super) fn file(
 enum Stopped {
     Source(io::Error),
     Late,
+    Longer,
 }
 
 /// Sends the data of a file, at most `size` bytes; how many there were. The outer error: the connection is gone.
@@ -81,7 +87,11 @@ fn content(
         turn.raw(&frame, operation)?;
         sent += count as u64;
     }
-    Ok(Ok(sent))
+    Ok(match source.read(&mut [0]) {
+        Ok(0) => Ok(sent),
+        Ok(_) => Err(Stopped::Longer),
+        Err(error) => Err(Stopped::Source(error)),
+    })
 }
 
 /// Sends a request with a small content behind it.

@@ -151,7 +151,8 @@ impl Session {
         hello: &Request,
         operation: &Operation,
     ) -> Result<Arc<Session>, Broken> {
-        let ours = |error: std::io::Error| Broken::Lost { reason: format!("cannot set up a pipe: {error}"), hint: None };
+        let ours =
+            |error: std::io::Error| Broken::Lost { reason: format!("cannot set up a pipe: {error}"), hint: None };
         let writer = PipeWriter::new(writing).map_err(ours)?;
         let (reader, stop) = PipeReader::new(reading).map_err(ours)?;
         let turn = bounded(1);
@@ -168,19 +169,14 @@ impl Session {
             carrier,
         });
         let listening = Arc::clone(&session);
-        thread::Builder::new()
-            .name("ssh-reader".to_owned())
-            .spawn(move || listening.listen(reader))
-            .map_err(ours)?;
+        thread::Builder::new().name("ssh-reader".to_owned()).spawn(move || listening.listen(reader)).map_err(ours)?;
         session.say_hello(hello, operation).inspect_err(|broken| session.give_up(broken.clone()))?;
         Ok(session)
     }
 
     fn say_hello(&self, hello: &Request, operation: &Operation) -> Result<(), Broken> {
-        let late = || Broken::Lost {
-            reason: format!("it did not say hello within {} s", operation.allowed.as_secs_f64()),
-            hint: Some("Check that the machine is up and not overloaded; 'connect_timeout' is the limit.".to_owned()),
-        };
+        // The reader may have found out more while this end still wrote.
+        let late = || self.waiting().broken.clone().unwrap_or_else(|| no_hello(operation));
         let (sender, events) = unbounded();
         let mut turn = self.turn(operation).map_err(|_| late())?;
         turn.raw(&wire_preamble(), operation).map_err(|_| late())?;
@@ -333,7 +329,11 @@ impl Session {
         let mut waiting = self.waiting();
         let Some(first) = waiting.queue.front_mut() else {
             // After giving up, answers may still come in: nobody waits for them.
-            return if waiting.broken.is_some() { Ok(()) } else { Err(WireError::Body("an answer too many".to_owned())) };
+            return if waiting.broken.is_some() {
+                Ok(())
+            } else {
+                Err(WireError::Body("an answer too many".to_owned()))
+            };
         };
         let left = first.expect.after(&event)?;
         // Who gave up waiting does not mind.
@@ -356,6 +356,12 @@ fn wire_preamble() -> Vec<u8> {
     let mut bytes = Vec::new();
     wire::write_preamble(&mut bytes).expect("because memory takes every byte");
     bytes
+}
+
+fn no_hello(operation: &Operation) -> Broken {
+    let reason = format!("it did not say hello within {} s", operation.allowed.as_secs_f64());
+    let hint = "Check that the machine is up and not overloaded; 'connect_timeout' is the limit.".to_owned();
+    Broken::Lost { reason, hint: Some(hint) }
 }
 
 fn silent(operation: &Operation) -> Broken {

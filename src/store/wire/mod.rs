@@ -28,8 +28,8 @@ use std::io::{self, Read, Write};
 mod message;
 mod trouble;
 
-pub(crate) use message::{hex, unhex};
 pub use message::{PROGRAM, Reply, Request, Want, WireEntry};
+pub(crate) use message::{hex, unhex};
 pub use trouble::{Refusal, Trouble};
 
 /// The version of this protocol. Both ends must speak the same one.

@@ -33,8 +33,33 @@ pub struct Refusal {
 /// What a store may be doing when the file system refuses: [`StoreError::Io`] holds a word of the program, so a word
 /// from elsewhere must be found among these.
 const ACTIONS: &[&str] = &[
-    "access", "close", "copy", "create", "delete", "flush", "hash", "link", "list", "lock", "look at", "make", "open",
-    "publish", "read", "remove", "rename", "replace", "settle", "stat", "store", "sync", "write",
+    "access",
+    "close",
+    "copy",
+    "create",
+    "create the folder of",
+    "delete",
+    "find",
+    "hash",
+    "link",
+    "list",
+    "lock",
+    "lock the folder of",
+    "look up",
+    "make durable",
+    "make room for",
+    "measure",
+    "open",
+    "publish",
+    "read",
+    "remove",
+    "rename",
+    "replace",
+    "settle",
+    "stat",
+    "store",
+    "sync",
+    "write",
 ];
 
 impl From<Failure> for Refusal {
