@@ -320,14 +320,14 @@ mod tests {
     #[test]
     fn the_fingerprint_follows_every_value() {
         let plain = build(&defaults()).fingerprint;
-        for at in 0..OPTIONS.len() {
+        for (at, row) in OPTIONS.iter().enumerate() {
             let mut settled = defaults();
             let changed = Value::Text("changed".into());
-            match OPTIONS[at].section {
+            match row.section {
                 "node" => settled.nodes[0].1[at] = changed,
                 _ => settled.plain[at] = changed,
             }
-            assert_ne!(build(&settled).fingerprint, plain, "{}", OPTIONS[at].key);
+            assert_ne!(build(&settled).fingerprint, plain, "{}", row.key);
         }
         assert_eq!(build(&defaults()).fingerprint, plain);
     }

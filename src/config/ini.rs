@@ -219,9 +219,13 @@ fn trailing_comment(value: &str) -> Option<&str> {
     None
 }
 
-/// Cuts a quoted piece of a file down to what fits into a message.
+/// Cuts a quoted piece of a file down to what fits into a message, and hides what may hold a password.
 fn shorten(text: &str) -> String {
     const LENGTH_MAX: usize = 40;
+    let lower = text.to_ascii_lowercase();
+    if lower.contains("pass") || lower.contains("conninfo") || lower.contains("://") {
+        return "…".to_string();
+    }
     if text.chars().count() <= LENGTH_MAX {
         return text.to_string();
     }
@@ -289,6 +293,14 @@ mod tests {
         assert_eq!(reading.problems, []);
         assert_eq!(reading.entries[0].value, "mail -s \"pgwarm # 1\" dba");
         assert_eq!(reading.entries[1].value, "a#b;c");
+    }
+
+    #[test]
+    fn a_line_that_may_hold_a_password_is_not_repeated() {
+        for text in ["[a]\n conninfo = password=hush", "[a]\nx = 1 # PASSWORD hush", "[a]\npostgresql://u:hush@h/d"] {
+            assert_eq!(problems(text).len(), 1, "{text}");
+            assert!(!problems(text)[0].contains("hush"), "{text}");
+        }
     }
 
     #[test]

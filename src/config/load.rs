@@ -127,17 +127,16 @@ fn settle(source: &Source, environment: &dyn Fn(&str) -> Option<OsString>) -> Re
     });
     let mut sheet = Sheet::new(shared, local);
     let texts = sheet.read_files(&mut problems);
+    // Without the shared file every node would be unknown and everything required missing, which would only hide the
+    // one real problem.
     if let Some(reading) = &texts.0 {
         sheet.take(reading, Layer::Shared, &mut problems);
-    }
-    if let Some(reading) = &texts.1 {
-        sheet.take(reading, Layer::Local, &mut problems);
-    }
-    for assignment in &source.set {
-        sheet.take_set(assignment).unwrap_or_else(|problem| problems.push(problem));
-    }
-    // Without the shared file everything that is required is missing, which would only hide the one real problem.
-    if texts.0.is_some() {
+        if let Some(reading) = &texts.1 {
+            sheet.take(reading, Layer::Local, &mut problems);
+        }
+        for assignment in &source.set {
+            sheet.take_set(assignment).unwrap_or_else(|problem| problems.push(problem));
+        }
         sheet.missing(&mut problems);
     }
     if problems.is_empty() {

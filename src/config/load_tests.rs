@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::super::{Ack, Encoding, PlaceWord, Shipping};
+use proptest::prelude::*;
+
+use super::super::{Ack, Encoding, PlaceWord, Shipping, render};
 use super::*;
 
 /// The smallest configuration of two nodes.
@@ -241,9 +243,38 @@ fn equal_settings_written_differently_have_one_fingerprint() {
     assert_ne!(small("").config(&["archive.deadline=61s"]).fingerprint, one);
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_file_makes_loading_panic(lines in proptest::collection::vec(line(), 0..30), set in "[a-z.=]{0,12}") {
+        let files = Files::new(&lines.join("\n"), "[local]\nnode = a\n");
+        if let Ok((config, _)) = files.load(&[&set]) {
+            prop_assert_eq!(config.own().name.as_str(), "a");
+        }
+    }
+}
+
+/// A line which is often nearly right.
+fn line() -> impl Strategy<Value = String> {
+    let row = (0..OPTIONS.len(), "(on|10s|1GB|own, a|a|/x|99|zstd|none|\\PC{0,6})");
+    prop_oneof![
+        row.prop_map(|(at, value)| format!("{} = {value}", OPTIONS[at].key)),
+        (0..OPTIONS.len()).prop_map(|at| format!("[{}]", OPTIONS[at].section)),
+        Just("[node.a]".to_string()),
+        Just("[cluster]\nname = a".to_string()),
+        "\\PC{0,12}",
+    ]
+}
+
 #[test]
 fn loading_takes_well_under_a_millisecond() {
-    let files = small("[archive]\nack = all\n");
+    // Every option said, as in a file that somebody has filled in from the sample.
+    let key = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+    let said = |text: String| {
+        text.lines().map(|line| if key(line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+    };
+    let files = Files::new(&said(render::sample()), &said(render::local_sample()));
     let fastest = (0..50)
         .map(|_| {
             let begin = Instant::now();

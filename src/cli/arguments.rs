@@ -1,0 +1,214 @@
+//! What each program takes on its command line, one function a program.
+//!
+//! The id of an argument is its long name, or the name in its help for one without dashes: `matches.get_flag("dry-run")`,
+//! `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+
+use super::PROGRAMS;
+use crate::config::{Source, value};
+
+/// The command of every program, for completions and manual pages.
+pub fn all() -> Vec<Command> {
+    PROGRAMS.iter().map(|program| (program.command)()).collect()
+}
+
+/// `archive-wal`: `archive_command`, and what an operator does about it.
+pub fn archive_wal() -> Command {
+    configured("archive-wal", "Archives one WAL file to the places that the configuration names")
+        .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
+        .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
+        .arg(flag("flush", "Send what the queues hold, then end"))
+        .arg(
+            text("init", "Make the archive in PLACE, or in every place of archive.to")
+                .long("init")
+                .value_name("PLACE")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(flag("arm", "Ship again, whatever the configuration says"))
+        .arg(flag("refuse", "Refuse every file, so that PostgreSQL keeps it"))
+        .arg(flag("discard", "Throw WAL away; needs archive.discard_confirmation"))
+        .arg(flag("status", "Show queues, places and the switch"))
+        .arg(flag("worker", "Be the worker").hide(true))
+        .arg(flag("no-worker", "Do the work in this process"))
+        .group(
+            ArgGroup::new("job")
+                .args(["path", "flush", "init", "arm", "refuse", "discard", "status", "worker", "show-config"])
+                .required(true),
+        )
+}
+
+/// `restore-wal`: `restore_command` and `archive_cleanup_command`.
+pub fn restore_wal() -> Command {
+    configured("restore-wal", "Fetches one WAL file from the places that the configuration names, verified")
+        .arg(text("name", "The file's name, as PostgreSQL's %f").value_name("NAME").requires("target"))
+        .arg(path("target", "Where to put it, as %p").value_name("TARGET"))
+        .arg(text("restart", "The oldest file still needed, as %r").value_name("RESTART"))
+        .arg(
+            text("cleanup", "Remove what a restart from RESTART (%r) no longer needs from the own archive")
+                .long("cleanup")
+                .value_name("RESTART"),
+        )
+        .arg(flag("wait", "Wait for a segment that is not there yet"))
+        .arg(flag("partial", "Serve a .partial where no whole segment exists"))
+        .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
+        .arg(flag("no-worker", "Do the work in this process"))
+        .group(ArgGroup::new("job").args(["name", "cleanup", "show-config"]).required(true))
+}
+
+/// `relay-wal`: from cron, or as a loop.
+pub fn relay_wal() -> Command {
+    configured("relay-wal", "Sends on what the own archive and the queues hold and the next places lack")
+        .arg(flag("loop", "Go on until told to end, pausing relay.interval"))
+        .arg(text("to", "Only to NODE; may be given again").long("to").value_name("NODE").action(ArgAction::Append))
+        .arg(
+            text("rate", "At most so many bytes a second, such as 10MB; 0: no limit")
+                .long("rate")
+                .value_name("SIZE")
+                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+        )
+}
+
+/// `check-node`: changes nothing.
+pub fn check_node() -> Command {
+    configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
+        .arg(text("node", "The nodes to check; else this one").value_name("NODE").num_args(0..))
+        .arg(flag("nagios", "One line and exit codes 0 to 3, as monitoring plugins answer").conflicts_with("json"))
+}
+
+/// `distribute`: the shared configuration, and the programs, to every node.
+pub fn distribute() -> Command {
+    configured("distribute", "Puts the shared configuration on every node")
+        .arg(flag("programs", "Put pgwarm's programs there also"))
+        .arg(text("to", "Only to NODE; may be given again").long("to").value_name("NODE").action(ArgAction::Append))
+        .arg(flag("yes", "Do not ask"))
+}
+
+/// `serve-archive`: started by ssh; needs no configuration, so that nothing on that side can mislead it.
+pub fn serve_archive() -> Command {
+    plain("serve-archive", "Serves one archive over standard input and output; the far end of the ssh store")
+        .arg(
+            path("archive", "The archive, and all that may be touched")
+                .long("archive")
+                .value_name("DIR")
+                .required(true),
+        )
+        .arg(text("cluster", "Only this cluster's folder").long("cluster").value_name("NAME"))
+        .arg(flag("read-only", "Refuse everything that writes"))
+}
+
+/// A command with what every program has.
+fn plain(name: &'static str, about: &'static str) -> Command {
+    Command::new(name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .arg(flag("verbose", "Tell more").short('v').conflicts_with("quiet"))
+        .arg(flag("quiet", "Tell errors only").short('q'))
+}
+
+/// A command with what every program has that reads the configuration.
+fn configured(name: &'static str, about: &'static str) -> Command {
+    const HEADING: &str = "Configuration";
+    plain(name, about)
+        .arg(flag("dry-run", "Show what would be done, and change nothing"))
+        .arg(flag("json", "Print JSON instead of text"))
+        .arg(path("config", "The shared file").long("config").value_name("FILE").help_heading(HEADING))
+        .arg(path("local", "The local file").long("local").value_name("FILE").help_heading(HEADING))
+        .arg(
+            text("set", "Override one value; may be given again")
+                .long("set")
+                .value_name("SECTION.KEY=VALUE")
+                .action(ArgAction::Append)
+                .help_heading(HEADING),
+        )
+        .arg(flag("show-config", "Show every value with its origin, then end").help_heading(HEADING))
+}
+
+/// What the command line says about the configuration.
+pub fn source(matches: &ArgMatches) -> Source {
+    Source {
+        file: matches.get_one::<PathBuf>("config").cloned(),
+        local: matches.get_one::<PathBuf>("local").cloned(),
+        set: matches.get_many::<String>("set").map(|all| all.cloned().collect()).unwrap_or_default(),
+    }
+}
+
+/// A switch with a long name.
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
+}
+
+/// An argument with a text.
+fn text(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).help(help)
+}
+
+/// An argument with a path, which need not be UTF-8.
+fn path(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).help(help).value_parser(value_parser!(PathBuf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parses words as a program would.
+    fn parse(name: &str, words: &[&str]) -> Result<ArgMatches, clap::Error> {
+        let program = super::super::program(name).expect("because the test names a program");
+        (program.command)().try_get_matches_from(std::iter::once(name).chain(words.iter().copied()))
+    }
+
+    #[test]
+    fn every_command_holds_together() {
+        for (command, program) in all().into_iter().zip(PROGRAMS) {
+            assert_eq!(command.get_name(), program.name);
+            command.debug_assert();
+        }
+    }
+
+    #[test]
+    fn the_lines_that_postgresql_calls_are_accepted() {
+        let matches = parse("archive-wal", &["pg_wal/000000010000000000000001"]).expect("because it is the plain call");
+        assert_eq!(matches.get_one::<PathBuf>("path"), Some(&PathBuf::from("pg_wal/000000010000000000000001")));
+        assert!(
+            parse("restore-wal", &["00000002.history", "pg_wal/RECOVERYHISTORY", "000000010000000000000000"]).is_ok()
+        );
+        assert!(parse("restore-wal", &["--cleanup", "000000010000000000000003"]).is_ok());
+        assert!(parse("restore-wal", &["--wait", "--trigger", "/t", "A", "B"]).is_ok());
+        assert!(parse("relay-wal", &["--quiet"]).is_ok());
+        assert!(parse("serve-archive", &["--archive", "/a"]).is_ok());
+    }
+
+    #[test]
+    fn one_job_at_a_time_and_never_none() {
+        assert!(parse("archive-wal", &["--show-config"]).is_ok());
+        assert!(parse("restore-wal", &["--show-config", "--json"]).is_ok());
+        for words in [&[][..], &["--flush", "--arm"], &["x", "--status"], &["x", "y", "z"]] {
+            assert!(parse("archive-wal", words).is_err(), "{words:?}");
+        }
+        for words in [&[][..], &["A"], &["A", "B", "--cleanup", "C"]] {
+            assert!(parse("restore-wal", words).is_err(), "{words:?}");
+        }
+        assert!(parse("check-node", &["--nagios", "--json"]).is_err());
+    }
+
+    #[test]
+    fn init_takes_a_place_or_none() {
+        let init = |words: &[&str]| {
+            let matches = parse("archive-wal", words).expect("because --init may stand alone");
+            matches.get_one::<String>("init").cloned()
+        };
+        assert_eq!(init(&["--init"]).as_deref(), Some(""));
+        assert_eq!(init(&["--init", "db2"]).as_deref(), Some("db2"));
+    }
+
+    #[test]
+    fn rates_carry_units() {
+        let matches = parse("relay-wal", &["--rate", "10MB"]).expect("because it has a unit");
+        assert_eq!(matches.get_one::<u64>("rate"), Some(&(10 << 20)));
+        assert!(parse("relay-wal", &["--rate", "10"]).is_err());
+    }
+}
