@@ -21,11 +21,12 @@ use pgwarm::store::{Place, Published, Store, StoreError, StorePath};
 mod sshd;
 
 /// The suite of the library, over the library's public face.
+#[path = "../src/store"]
 mod suite {
     pub use pgwarm::store::*;
 
     #[allow(dead_code)]
-    #[path = "../../src/store/conformance.rs"]
+    #[path = "conformance.rs"]
     pub mod conformance;
 }
 
@@ -263,9 +264,11 @@ fn an_agent_serves_where_no_key_is_named() {
     let sshd = Sshd::start();
     let archive = archive(&sshd, "archive");
     let socket = sshd.path("agent");
-    let mut agent = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().expect("it runs");
+    let mut agent =
+        Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().expect("it runs");
     wait_until("the agent listens", || socket.exists());
-    let added = Command::new("ssh-add").arg("-q").arg(sshd.key()).env("SSH_AUTH_SOCK", &socket).status().expect("it runs");
+    let added =
+        Command::new("ssh-add").arg("-q").arg(sshd.key()).env("SSH_AUTH_SOCK", &socket).status().expect("it runs");
     assert!(added.success());
     let mut settings = SshSettings { key: None, ..settings(&sshd, &archive) };
     settings.options = vec!["-oIdentityFile=none".to_owned()];
@@ -306,7 +309,10 @@ fn folders_that_cannot_be_written_are_told_apart() {
     let file = TestFile::new(b"content");
     fs::set_permissions(archive.join("main"), fs::Permissions::from_mode(0o500)).expect("the folder is ours");
     let error = store.publish(&path("a"), &file.payload, &[]).expect_err("it may not be written");
-    assert!(matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied), "{error:?}");
+    assert!(
+        matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied),
+        "{error:?}"
+    );
     fs::set_permissions(archive.join("main"), fs::Permissions::from_mode(0o700)).expect("the folder is ours");
     assert_eq!(store.publish(&path("a"), &file.payload, &[]).expect("stored"), Published::New);
     fs::rename(archive.join("main"), archive.join("gone")).expect("the folder is ours");
@@ -367,7 +373,7 @@ fn a_connection_lost_in_the_middle_leaves_nothing_and_the_next_run_succeeds() {
         let error = thread::scope(|scope| {
             let publishing = scope.spawn(|| store.publish(&at, &file.payload, &[]));
             // In the middle: a temporary file is there, and cannot be whole, since its process is stopped first.
-            wait_until("something arrives", || temporary());
+            wait_until("something arrives", temporary);
             sshd.signal("serve-archive", Signal::STOP);
             assert!(sshd.signal(victim, Signal::KILL) > 0);
             sshd.signal("serve-archive", Signal::CONT);
@@ -387,7 +393,11 @@ fn a_connection_lost_in_the_middle_leaves_nothing_and_the_next_run_succeeds() {
 fn a_peer_that_hangs_is_noticed_within_the_deadline() {
     let sshd = Sshd::start();
     let archive = archive(&sshd, "archive");
-    let limits = SshSettings { deadline: Duration::from_secs(3), dead_after: Duration::from_secs(3), ..settings(&sshd, &archive) };
+    let limits = SshSettings {
+        deadline: Duration::from_secs(3),
+        dead_after: Duration::from_secs(3),
+        ..settings(&sshd, &archive)
+    };
     let store = connect(&limits).expect("it connects");
     let file = TestFile::new(&noise(16 << 20, 4));
     // Once while it answers nothing, once while it does not even read.
@@ -398,7 +408,8 @@ fn a_peer_that_hangs_is_noticed_within_the_deadline() {
             for number in 0..4 {
                 let (store, file) = (&store, &file);
                 scope.spawn(move || {
-                    let error = store.publish(&path(&format!("wal/{number}")), &file.payload, &[]).expect_err("it hangs");
+                    let error =
+                        store.publish(&path(&format!("wal/{number}")), &file.payload, &[]).expect_err("it hangs");
                     assert!(error.is_transient(), "{error}");
                 });
             }

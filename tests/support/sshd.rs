@@ -186,7 +186,8 @@ impl Sshd {
         let mut family = vec![child.id()];
         let mut at = 0;
         while at < family.len() {
-            family.extend(all.iter().filter(|(_, parent, _)| *parent == family[at]).map(|(id, ..)| *id));
+            let parent = family[at];
+            family.extend(all.iter().filter(|(_, of, _)| *of == parent).map(|(id, ..)| *id));
             at += 1;
         }
         let named = |id: &u32| name.is_empty() || all.iter().any(|(other, _, comm)| other == id && comm == name);

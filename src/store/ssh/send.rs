@@ -20,12 +20,7 @@ pub(super) fn file(
     rivals: &[StorePath],
     operation: &Operation,
 ) -> Result<Reply, StoreError> {
-    let unreadable = |error: io::Error| StoreError::Io {
-        place: session.place().clone(),
-        action: "read for",
-        path: payload.file.display().to_string(),
-        source: error,
-    };
+    let unreadable = |source: io::Error| StoreError::Payload { path: payload.file.display().to_string(), source };
     // Opened before anything is sent, so that the usual mistake costs the far end nothing.
     let mut source = payload.open().map_err(unreadable)?;
     let (sender, events) = unbounded();
@@ -35,14 +30,15 @@ pub(super) fn file(
     turn.request(&put, Expect::Reply, &sender, operation)?;
     let sent = content(&mut turn, &mut source, payload.size, operation)?;
     let end = match &sent {
-        Ok(size) => Request::Commit { size: *size, sha256: wire::hex(&payload.sha256) },
+        // What was announced, not what was found: the far end compares.
+        Ok(()) => Request::Commit { size: payload.size, sha256: wire::hex(&payload.sha256) },
         Err(_) => Request::Abort,
     };
     turn.more(&end, operation)?;
     drop(turn);
     let reply = session.reply(&events, operation)?;
     match sent {
-        Ok(_) => Ok(reply),
+        Ok(()) => Ok(reply),
         Err(Stopped::Source(error)) => Err(unreadable(error)),
         Err(Stopped::Late) => Err(operation.timeout(session.place())),
         Err(Stopped::Longer) => Err(StoreError::Damaged {
@@ -60,13 +56,13 @@ enum Stopped {
     Longer,
 }
 
-/// Sends the data of a file, at most `size` bytes; how many there were. The outer error: the connection is gone.
+/// Sends the data of a file, at most `size` bytes. The outer error: the connection is gone.
 fn content(
     turn: &mut Turn<'_>,
     source: &mut File,
     size: u64,
     operation: &Operation,
-) -> Result<Result<u64, Stopped>, StoreError> {
+) -> Result<Result<(), Stopped>, StoreError> {
     let mut frame = Vec::with_capacity(HEAD + wire::CHUNK);
     let mut sent = 0u64;
     while sent < size {
@@ -88,7 +84,7 @@ fn content(
         sent += count as u64;
     }
     Ok(match source.read(&mut [0]) {
-        Ok(0) => Ok(sent),
+        Ok(0) => Ok(()),
         Ok(_) => Err(Stopped::Longer),
         Err(error) => Err(Stopped::Source(error)),
     })

@@ -332,7 +332,7 @@ impl Session {
             return if waiting.broken.is_some() {
                 Ok(())
             } else {
-                Err(WireError::Body("an answer too many".to_owned()))
+                Err(WireError::Body("an answer that fits no request".to_owned()))
             };
         };
         let left = first.expect.after(&event)?;
