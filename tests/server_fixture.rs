@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use pgwarm::config::load::Source;
+use pgwarm::config::{Config, PlaceWord};
 use support::workspace::{Account, is_alive, make_dir};
 use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, Workspace, wait_until};
 
@@ -228,4 +230,29 @@ fn a_layout_gives_every_node_its_own_directories() {
     let local = layout.node("gamma").config.join(support::cluster::LOCAL_FILE);
     let local = fs::read_to_string(local).expect("because it was written");
     assert!(local.contains("node = gamma\n") && local.contains("[log]\nlevel = debug\n"), "{local}");
+}
+
+#[test]
+fn a_layout_is_a_configuration_that_every_node_can_load() {
+    let mut layout = Layout::new("shop", &["alpha", "beta", "gamma"]);
+    layout.node_mut("gamma").set("kind", "dr");
+    layout.reach_by_ssh(2222, "postgres", "/keys/id".as_ref(), "/keys/known_hosts".as_ref());
+    layout.write();
+    for name in ["alpha", "beta", "gamma"] {
+        let source = Source { file: Some(layout.shared_file(name)), ..Source::default() };
+        let config = Config::load(&source).unwrap_or_else(|error| panic!("{error:?}\n{}", layout.shared_text()));
+        assert_eq!(config.local.node, name);
+        assert_eq!(config.local.spool, layout.node(name).spool);
+        assert_eq!(config.own().archive, layout.node(name).archive);
+        assert_eq!(config.own().ssh_port, Some(2222));
+        assert_eq!(config.places(&[PlaceWord::Dr]).len(), usize::from(name != "gamma"));
+    }
+}
+
+#[test]
+fn our_own_program_runs_as_the_account() {
+    let layout = Layout::new("shop", &["alpha"]);
+    let target = layout.dir.join("share");
+    Program::own("pgwarm-docs").arg(&target).run().expect_ok();
+    assert_eq!(fs::metadata(&target).map(|data| data.uid()).ok(), Some(Account::unprivileged().uid));
 }
