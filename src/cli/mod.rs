@@ -9,6 +9,8 @@ use clap::Command;
 use crate::error::Class;
 
 pub mod arguments;
+pub mod check_node;
+pub mod distribute;
 pub mod docs;
 pub mod help;
 pub mod output;
