@@ -289,6 +289,28 @@ fn copy_checked(
     Ok(Some(report))
 }
 
+/// Checks a segment that lies on this machine; none where it does not exist.
+pub fn check_file(path: &Path, expected: Expected) -> Result<Option<SegmentReport>, ArchiveError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ArchiveError::io("open", path)(error)),
+    };
+    let name = WalName::Segment(expected.name);
+    let wrong = |detail: String| ArchiveError::NotTheWal { name, place: path.display().to_string(), detail };
+    let mut checker = Checker::new(expected);
+    let mut buffer = vec![0; CHUNK];
+    let mut offset = 0;
+    loop {
+        let count = read_full(&mut file, &mut buffer).map_err(ArchiveError::io("read", path))?;
+        if count == 0 {
+            return checker.finish().map(Some).map_err(|error| wrong(error.to_string()));
+        }
+        checker.feed(offset, &buffer[..count]).map_err(|error| wrong(error.to_string()))?;
+        offset += count as u64;
+    }
+}
+
 /// Fills the buffer as far as the source goes.
 fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;

@@ -167,7 +167,7 @@ pub fn open_store(config: &Config, node: &Node) -> Result<Arc<dyn Store>, Archiv
         Transport::Ssh => Ok(Arc::new(SshStore::connect(&ssh_settings(config, node)?, place)?)),
         Transport::Sftp => {
             let root = archive.join(&config.cluster.name);
-            Ok(Arc::new(SftpStore::open(&sftp_settings(config, node)?, &root.display().to_string(), place)?))
+            Ok(Arc::new(SftpStore::open(sftp_settings(config, node)?, &root.display().to_string(), place)?))
         }
     }
 }

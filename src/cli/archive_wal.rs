@@ -41,7 +41,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
             return switch(mode, context);
         }
     }
-    if arguments.contains_id("init") && arguments.value_source("init").is_some() {
+    if arguments.get_one::<String>("init").is_some() {
         return init_places(arguments, context);
     }
     if arguments.get_flag("status") {
@@ -50,11 +50,11 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     if arguments.get_flag("flush") {
         return drain_stopped_server(context);
     }
-    let Some(path) = arguments.get_one::<String>("path") else {
+    let Some(path) = arguments.get_one::<PathBuf>("path") else {
         let failure = Failure::new(Class::Usage, "no file to archive was given");
         return Err(failure.hinted("archive_command = 'archive-wal %p'; see --help for the other uses."));
     };
-    archive(Path::new(path), arguments.get_one::<String>("name").map(String::as_str), arguments, context)
+    archive(path, arguments.get_one::<String>("name").map(String::as_str), arguments, context)
 }
 
 /// One file, as PostgreSQL calls it.
@@ -189,8 +189,8 @@ fn switch(mode: Shipping, context: &Context) -> Result<u8, Failure> {
 }
 
 fn init_places(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
-    let wanted: Vec<&String> = arguments.get_many::<String>("init").into_iter().flatten().collect();
-    for made in init::init(&context.config, wanted.iter().map(|name| name.as_str()), context.dry_run)? {
+    let wanted = arguments.get_one::<String>("init").map(String::as_str).filter(|name| !name.is_empty());
+    for made in init::init(&context.config, wanted.into_iter(), context.dry_run)? {
         println!("{made}");
     }
     Ok(0)

@@ -20,9 +20,9 @@ pub fn archive_wal() -> Command {
     configured("archive-wal", "Archives one WAL file to the places that the configuration names")
         .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
         .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
-        .arg(flag("flush", "Send what the queues hold, then end"))
+        .arg(flag("flush", "Ship what a stopped server left in pg_wal, up to its last checkpoint"))
         .arg(
-            text("init", "Make the archive in PLACE, or in every place of archive.to")
+            text("init", "Make the archive of the node PLACE, or of every node that holds one")
                 .long("init")
                 .value_name("PLACE")
                 .num_args(0..=1)
@@ -50,8 +50,11 @@ pub fn restore_wal() -> Command {
         .arg(
             text("cleanup", "Remove what a restart from RESTART (%r) no longer needs from the own archive")
                 .long("cleanup")
-                .value_name("RESTART"),
+                .value_name("RESTART")
+                .num_args(0..=1)
+                .default_missing_value(""),
         )
+        .arg(text("forget", "Forget what a node that is gone needed of the own archive").long("forget").value_name("NODE"))
         .arg(flag("wait", "Wait for a segment that is not there yet"))
         .arg(flag("partial", "Serve a .partial where no whole segment exists"))
         .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
@@ -63,6 +66,7 @@ pub fn restore_wal() -> Command {
 pub fn relay_wal() -> Command {
     configured("relay-wal", "Sends on what the own archive and the queues hold and the next places lack")
         .arg(flag("loop", "Go on until told to end, pausing relay.interval"))
+        .arg(flag("full", "Compare everything, also what a turn before has seen there"))
         .arg(text("to", "Only to NODE; may be given again").long("to").value_name("NODE").action(ArgAction::Append))
         .arg(
             text("rate", "At most so many bytes a second, such as 10MB; 0: no limit")

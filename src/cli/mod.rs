@@ -8,12 +8,15 @@ use clap::Command;
 
 use crate::error::Class;
 
+pub mod archive_wal;
 pub mod arguments;
 pub mod check_node;
 pub mod distribute;
 pub mod docs;
 pub mod help;
 pub mod output;
+pub mod relay_wal;
+pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
 

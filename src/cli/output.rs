@@ -8,6 +8,21 @@ use chrono::{DateTime, Local};
 
 use crate::error::{Class, Failure};
 
+/// A progress bar on standard error; invisible where that is no terminal. `unit` is `bytes` or a plain word.
+pub fn progress(total: u64, unit: &'static str, terminal: bool) -> indicatif::ProgressBar {
+    if !terminal {
+        return indicatif::ProgressBar::hidden();
+    }
+    let counts = if unit == "bytes" {
+        "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}".to_owned()
+    } else {
+        format!("{{pos}}/{{len}} {unit} {{per_sec}}")
+    };
+    let template = format!("[{{bar:30}}] {counts} ETA {{eta}} {{wide_msg}}");
+    let style = indicatif::ProgressStyle::with_template(&template).expect("because the template is fixed");
+    indicatif::ProgressBar::new(total).with_style(style)
+}
+
 /// Prints a text to standard output. A reader that has gone away is no error: it has seen what it wanted.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

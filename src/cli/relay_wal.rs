@@ -58,11 +58,11 @@ fn run_for_ever(config: &Arc<Config>, sites: &Sites, arguments: &ArgMatches, con
     }
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
         if let Err(failure) = turn(config, sites, arguments, context) {
-            context.print_error(&failure);
+            context.report(&failure);
         }
         // A signal ends the sleep too.
         let pause = rustix::time::Timespec::try_from(config.relay.interval);
-        let _ = rustix::thread::nanosleep(&pause.unwrap_or(rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 }));
+        let _ = rustix::event::poll(&mut [], pause.ok().as_ref());
     }
     Ok(0)
 }
@@ -80,12 +80,13 @@ fn turn(config: &Arc<Config>, sites: &Sites, arguments: &ArgMatches, context: &C
             targets.push(Arc::clone(site));
         }
     }
-    if let Some(wanted) = arguments.get_one::<String>("to") {
-        targets.retain(|target| target.name() == wanted);
-        if targets.is_empty() {
-            let failure = Failure::new(Class::Usage, format!("nothing is relayed to '{wanted}'"));
+    if let Some(wanted) = arguments.get_many::<String>("to") {
+        let wanted: Vec<&String> = wanted.collect();
+        if let Some(unknown) = wanted.iter().find(|name| !targets.iter().any(|target| target.name() == **name)) {
+            let failure = Failure::new(Class::Usage, format!("nothing is relayed to '{unknown}'"));
             return Err(failure.hinted("Name a node of relay.to, or one for which a queue exists."));
         }
+        targets.retain(|target| wanted.iter().any(|name| target.name() == *name));
     }
     let notifier = Notifier::new(&config.notify, &config.local.spool, &config.local.node, "relay-wal");
     let mut turns = Vec::new();

@@ -29,7 +29,7 @@ use crate::archive::worker::{Reply, What};
 use crate::config::Config;
 use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
-use crate::wal::segment::{Depth, Expected, check_file};
+use crate::wal::segment::Expected;
 use crate::wal::{SegmentName, WalName};
 
 /// A history is asked for between segments, so its answer must not keep recovery waiting.
@@ -43,8 +43,8 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     if let Some(node) = arguments.get_one::<String>("forget") {
         return forget(node, context);
     }
-    if arguments.get_flag("cleanup") {
-        return clean_up(arguments.get_one::<String>("name").map(String::as_str), context);
+    if let Some(restart) = arguments.get_one::<String>("cleanup") {
+        return clean_up(Some(restart.as_str()).filter(|restart| !restart.is_empty()), context);
     }
     let (Some(name), Some(target)) = (arguments.get_one::<String>("name"), arguments.get_one::<PathBuf>("target"))
     else {
@@ -235,7 +235,7 @@ impl<'a> Restore<'a> {
         let path = pgdata.join("pg_wal").join(segment.to_string());
         let (system_id, size) = (Some(asker.system), Some(asker.segment_size));
         let expected = Expected { name: segment, system_id, size, partial: true };
-        check_file(&path, expected, Depth::Records).is_ok_and(|report| report.is_some_and(|found| found.records > 0))
+        fetch::check_file(&path, expected).is_ok_and(|report| report.is_some_and(|found| found.records > 0))
     }
 
     /// Says that there is a tail that is not served unless it is asked for.
@@ -314,7 +314,7 @@ impl<'a> Restore<'a> {
     fn cannot_tell(&self, say: Say, failure: Failure) -> u8 {
         let situation = Situation::of(self.pgdata.as_deref(), say);
         let code = situation.exit(failure.class);
-        self.context.print_error(&failure);
+        self.context.report(&failure);
         if code == Class::Abort.code() {
             log::error!(
                 "recovery is stopped rather than ended early: to go on without '{}' would lose what follows; mend the \

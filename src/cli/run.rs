@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ArgMatches;
@@ -39,6 +40,28 @@ pub struct Context {
     pub quiet: bool,
 }
 
+impl Context {
+    /// The arguments that give another program of ours the same configuration, wherever it is started.
+    pub fn source_arguments(&self) -> Vec<OsString> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string();
+        let mut words = Vec::new();
+        for (option, path) in [("--config", &self.source.file), ("--local", &self.source.local)] {
+            if let Some(path) = path {
+                words.extend([option.into(), absolute(path)]);
+            }
+        }
+        for value in &self.source.set {
+            words.extend(["--set".into(), value.into()]);
+        }
+        words
+    }
+
+    /// Prints a failure that does not end the program.
+    pub fn report(&self, failure: &Failure) {
+        report(self.program, failure);
+    }
+}
+
 /// What the house has found out for a program that reads no configuration.
 #[derive(Debug)]
 pub struct Bare {
@@ -51,10 +74,10 @@ pub struct Bare {
 }
 
 /// The function of a program that reads the configuration.
-pub type Configured = fn(&ArgMatches, &Context) -> Result<ExitCode, Failure>;
+pub type Configured = fn(&ArgMatches, &Context) -> Result<u8, Failure>;
 
 /// The function of a program that reads no configuration.
-pub type Unconfigured = fn(&ArgMatches, &Bare) -> Result<ExitCode, Failure>;
+pub type Unconfigured = fn(&ArgMatches, &Bare) -> Result<u8, Failure>;
 
 /// Runs a program that reads the configuration. The whole `main` of its file.
 pub fn main(program: &'static str, command: Configured) -> ExitCode {
@@ -72,7 +95,7 @@ pub fn main_from(name: &'static str, words: impl Iterator<Item = OsString>, comm
         let context = prepare(matches, program)?;
         match context {
             Some(context) => command(matches, &context).map_err(Ending::Failed),
-            None => Ok(ExitCode::SUCCESS),
+            None => Ok(0),
         }
     })
 }
@@ -118,7 +141,7 @@ enum Ending {
 fn run(
     name: &'static str,
     words: impl Iterator<Item = OsString>,
-    body: impl FnOnce(&ArgMatches, &Program) -> Result<ExitCode, Ending>,
+    body: impl FnOnce(&ArgMatches, &Program) -> Result<u8, Ending>,
 ) -> u8 {
     let program = program(name).expect("because every program stands in the table");
     report_panics(name);
@@ -131,7 +154,7 @@ fn run(
 }
 
 /// Turns what a program's function returned into its exit code.
-fn finish(program: &Program, outcome: Result<ExitCode, Ending>) -> u8 {
+fn finish(program: &Program, outcome: Result<u8, Ending>) -> u8 {
     match outcome {
         Ok(own) => own_code(program, own),
         Err(Ending::Failed(failure)) => {
@@ -157,12 +180,11 @@ fn code(program: &Program, class: Class) -> u8 {
     }
 }
 
-/// A code that a program chose itself. The type of the standard library hides the number, so it is looked for.
-fn own_code(program: &Program, own: ExitCode) -> u8 {
-    let number = (0..=u8::MAX).find(|number| ExitCode::from(*number) == own).unwrap_or(Class::Bug.code());
+/// A code that a program chose itself.
+fn own_code(program: &Program, own: u8) -> u8 {
     match program.failures {
-        Failures::Abort => number,
-        Failures::Class => number.min(CODE_MAX),
+        Failures::Abort => own,
+        Failures::Class => own.min(CODE_MAX),
     }
 }
 
@@ -285,7 +307,7 @@ mod tests {
         for program in super::super::PROGRAMS {
             let above = code(program, Class::Abort) > CODE_MAX;
             assert_eq!(above, program.name == "restore-wal", "{}", program.name);
-            let own = own_code(program, ExitCode::from(200));
+            let own = own_code(program, 200);
             assert_eq!(own, if program.name == "restore-wal" { 200 } else { CODE_MAX });
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub use protocol::{Reply, Request, ask};
+pub use protocol::{Reply, Request, What, ask};
 
 use self::lookahead::LookAhead;
 use self::prefetch::Prefetch;
@@ -140,7 +140,7 @@ impl Worker {
     fn reply(self: &Arc<Self>, request: Request) -> Reply {
         let deadline = Deadline::after(Duration::from_millis(request.deadline_ms));
         match request.what {
-            protocol::What::Push { path, name } => {
+            What::Push { path, name } => {
                 let reply = match self.lookahead.push(&path, name, deadline) {
                     Ok(pushed) => Reply::Pushed(pushed),
                     Err(failure) => return Reply::Failed(failure),
@@ -148,13 +148,13 @@ impl Worker {
                 self.drain_queues();
                 reply
             }
-            protocol::What::Fetch { name, target, asker } => {
+            What::Fetch { name, target, asker } => {
                 match self.prefetch.fetch(name, &target, asker, deadline) {
                     Ok(answer) => Reply::Fetched(answer),
                     Err(error) => Reply::Failed(Failure::from(error)),
                 }
             }
-            protocol::What::Status => Reply::Status {
+            What::Status => Reply::Status {
                 process: std::process::id(),
                 prepared: self.lookahead.prepared(),
                 prefetched: self.prefetch.ready(),
