@@ -87,10 +87,6 @@ pub fn check_node() -> Command {
                 .hide(true)
                 .conflicts_with_all(["node", "nagios"]),
         )
-        .after_long_help(
-            "Ends with 0 where all is well, 1 where something is a warning or could not be found out, 20 where \
-             something is critical. With --nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
-        )
         .arg(flag("nagios", "One line and exit codes 0 to 3, as monitoring plugins answer").conflicts_with("json"))
 }
 

@@ -35,12 +35,12 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs the program.
-pub fn run(arguments: &ArgMatches, context: &Context) -> Result<ExitCode, Failure> {
+pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let config = &context.config;
     if let Some(name) = arguments.get_one::<String>("ping") {
         ping(config, known(config, name)?)?;
         output::print(&format!("{} is reached\n", name))?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
     let nodes = match arguments.get_many::<String>("node") {
         Some(names) => names.map(|name| known(config, name)).collect::<Result<Vec<_>, _>>()?,
@@ -51,7 +51,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<ExitCode, Failur
     let report = Report::new(&config.cluster.name, &config.local.node, findings);
     if arguments.get_flag("nagios") {
         output::print(&nagios(&report))?;
-        return Ok(ExitCode::from(report.level.nagios_code()));
+        return Ok(report.level.nagios_code());
     }
     if context.json {
         let json = serde_json::to_string_pretty(&report).expect("because plain data has no reason not to become JSON");
@@ -59,7 +59,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<ExitCode, Failur
     } else {
         output::print(&text(&report, Palette::of_stdout(), context.quiet))?;
     }
-    Ok(ExitCode::from(exit_code(report.level)))
+    Ok(exit_code(report.level))
 }
 
 fn exit_code(level: Level) -> u8 {
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn the_plugin_line_names_the_worst_and_carries_the_numbers() {
-        let expected = "PGWARM CRITICAL - queue dr: 2 files / wait | 'queue dr'=7200s;300;3600 'space /spool'=80%;20:;10:\n";
+        let expected =
+            "PGWARM CRITICAL - queue dr: 2 files / wait | 'queue dr'=7200s;300;3600 'space /spool'=80%;20:;10:\n";
         assert_eq!(nagios(&report()), expected);
     }
 

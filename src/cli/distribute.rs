@@ -6,7 +6,6 @@
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::ArgMatches;
 use serde_json::json;
@@ -18,7 +17,7 @@ use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
 
 /// Runs the program.
-pub fn run(arguments: &ArgMatches, context: &Context) -> Result<ExitCode, Failure> {
+pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     // That the configuration was loaded is the proof that it may be sent.
     let config = &context.config;
     let nodes = targets(config, arguments)?;
@@ -114,7 +113,7 @@ fn agree(context: &Context, changes: usize, steps: &[Step]) -> Result<(), Failur
     }
 }
 
-fn finish(context: &Context, changes: usize, fates: &[Fate]) -> Result<ExitCode, Failure> {
+fn finish(context: &Context, changes: usize, fates: &[Fate]) -> Result<u8, Failure> {
     let text = if context.json {
         format!("{:#}\n", json!({"format": 1, "changes": changes, "results": fates}))
     } else {
@@ -123,9 +122,11 @@ fn finish(context: &Context, changes: usize, fates: &[Fate]) -> Result<ExitCode,
     output::print(&text)?;
     let failed = fates.iter().filter(|fate| fate.outcome == Outcome::Failed).count();
     match fates.iter().find_map(|fate| fate.class) {
-        None => Ok(ExitCode::SUCCESS),
-        Some(class) => Err(Failure::new(class, format!("{failed} of {} files are not where they should be", fates.len()))
-            .hinted("Mend what the table says and run it again; what arrived stays.")),
+        None => Ok(0),
+        Some(class) => {
+            Err(Failure::new(class, format!("{failed} of {} files are not where they should be", fates.len()))
+                .hinted("Mend what the table says and run it again; what arrived stays."))
+        }
     }
 }
 

@@ -88,7 +88,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "check-node",
         command: arguments::check_node,
-        classes: &[Storage, Remote, Postgres, Timeout],
+        classes: &[Absent, Storage, Remote, Postgres, Timeout],
         failures: Failures::Class,
         lines: &[],
     },
