@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod postgres;

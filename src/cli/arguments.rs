@@ -90,7 +90,14 @@ pub fn relay_wal() -> Command {
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
-        .arg(text("node", "The nodes to check; else this one").value_name("NODE").num_args(0..))
+        .arg(text("node", "The nodes to check; else all, with everything about this one").value_name("NODE").num_args(0..))
+        .arg(
+            text("ping", "Only reach NODE over ssh")
+                .long("ping")
+                .value_name("NODE")
+                .hide(true)
+                .conflicts_with_all(["node", "nagios"]),
+        )
         .arg(flag("nagios", "One line and exit codes 0 to 3, as monitoring plugins answer").conflicts_with("json"))
 }
 

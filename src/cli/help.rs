@@ -42,6 +42,7 @@ fn epilogue(program: &Program) -> String {
         let _ = writeln!(text, "{:>5}  {}", row.code, row.meaning);
     }
     if program.name == "check-node" {
+        text.push_str("       1: something is a warning or could not be found out; 20: something is critical\n");
         text.push_str("       with --nagios: 0 ok, 1 warning, 2 critical, 3 unknown\n");
     }
     if program.failures == Failures::Abort {

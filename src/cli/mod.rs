@@ -10,6 +10,8 @@ use crate::error::Class;
 
 pub mod archive_wal;
 pub mod arguments;
+pub mod check_node;
+pub mod distribute;
 pub mod docs;
 pub mod help;
 pub mod output;
@@ -87,7 +89,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "check-node",
         command: arguments::check_node,
-        classes: &[Storage, Remote, Postgres, Timeout],
+        classes: &[Absent, Storage, Remote, Postgres, Timeout],
         failures: Failures::Class,
         lines: &[],
     },

@@ -1,0 +1,5 @@
+//! The cluster as a whole: what is wrong with it, and how its nodes get the same configuration and programs.
+
+pub mod check;
+pub mod distribute;
+pub mod remote;
