@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::PROGRAMS;
 use crate::config::{Source, value};
+use crate::store::serve::is_plain_name;
 
 /// The command of every program, for completions and manual pages.
 pub fn all() -> Vec<Command> {
@@ -90,7 +91,11 @@ pub fn relay_wal() -> Command {
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
-        .arg(text("node", "The nodes to check; else all, with everything about this one").value_name("NODE").num_args(0..))
+        .arg(
+            text("node", "The nodes to check; else all, with everything about this one")
+                .value_name("NODE")
+                .num_args(0..),
+        )
         .arg(
             text("ping", "Only reach NODE over ssh")
                 .long("ping")
@@ -118,7 +123,11 @@ pub fn serve_archive() -> Command {
                 .value_name("DIR")
                 .required(true),
         )
-        .arg(text("cluster", "Only this cluster's folder").long("cluster").value_name("NAME"))
+        .arg(text("cluster", "Only this cluster's folder").long("cluster").value_name("NAME").value_parser(
+            |name: &str| {
+                if is_plain_name(name) { Ok(name.to_owned()) } else { Err("letters, digits, '_' and '-' only") }
+            },
+        ))
         .arg(flag("read-only", "Refuse everything that writes"))
 }
 
