@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use clap::ArgMatches;
 use pgwarm::cli::run::{Bare, Context, bare_from, main_from};
@@ -27,7 +27,7 @@ const BODY: &str = "PGWARM_TEST_BODY";
 const SHARED: &str = "[cluster]\nname = main\n[node.db1]\narchive = /srv/a\n[archive]\nack = local\n";
 
 /// The body of a program in a test.
-fn body(_: &ArgMatches, context: &Context) -> Result<ExitCode, Failure> {
+fn body(_: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     match std::env::var(BODY).unwrap_or_default().as_str() {
         "conflict" => {
             log::warn!(target: "pgwarm::test", "look\nhere");
@@ -36,24 +36,24 @@ fn body(_: &ArgMatches, context: &Context) -> Result<ExitCode, Failure> {
         }
         "absent" => Err(Failure::new(Class::Absent, "nowhere")),
         "panic" => panic!("broken\ninvariant"),
-        "code" => Ok(ExitCode::from(200)),
+        "code" => Ok(200),
         "print" => {
             for _ in 0..10_000 {
                 output::print("a line that nobody reads any more\n")?;
             }
-            Ok(ExitCode::SUCCESS)
+            Ok(0)
         }
         _ => {
             output::print(&format!("{} {}\n", context.config.cluster.name, context.dry_run))?;
-            Ok(ExitCode::SUCCESS)
+            Ok(0)
         }
     }
 }
 
-fn bare_body(matches: &ArgMatches, bare: &Bare) -> Result<ExitCode, Failure> {
+fn bare_body(matches: &ArgMatches, bare: &Bare) -> Result<u8, Failure> {
     let archive = matches.get_one::<PathBuf>("archive").cloned().unwrap_or_default();
     output::print(&format!("{} {}\n", bare.program, archive.display()))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 /// Not a test: the child's side. Without the variable it does nothing.

@@ -14,6 +14,7 @@ use pgwarm::postgres::connection::{Connection, Statement, connect, connect_resol
 use pgwarm::postgres::conninfo::Conninfo;
 use pgwarm::postgres::error::PostgresError;
 use pgwarm::postgres::resolve::Environment;
+use pgwarm::postgres::settings::Settings;
 use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -476,9 +477,11 @@ fn a_standby_is_told_from_a_primary() {
 fn a_revoked_server_is_refused_as_by_psql() {
     let server = Server::start("");
     let folder = server.path("tls");
-    let config = "[ca]\ndefault_ca=own\n[own]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=2\n";
+    let config = "[ca]\ndefault_ca=own\n[own]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=2\n\
+                  crlnumber=number\ncrl_extensions=list\n[list]\nauthorityKeyIdentifier=keyid\n";
     write(&folder.join("ca.conf"), config, 0o644);
     write(&folder.join("index"), "", 0o644);
+    write(&folder.join("number"), "01\n", 0o644);
     let openssl = |arguments: &str| {
         let authority = "ca -config ca.conf -cert ca.crt -keyfile ca.key";
         run(Command::new("openssl").args(format!("{authority} {arguments}").split(' ')).current_dir(&folder));
@@ -495,6 +498,103 @@ fn a_revoked_server_is_refused_as_by_psql() {
     openssl("-gencrl -out list.crl");
     let error = agree(&text, &[]).expect_err("because the certificate is revoked");
     assert!(matches!(error, PostgresError::Tls { ref detail, .. } if detail.contains("evoked")), "{error}");
+}
+
+#[test]
+fn connection_strings_are_read_as_psql_reads_them() {
+    let server = Server::start("");
+    let base = server.socket("postgres");
+    let uri = format!("postgresql://postgres@/postgres?host={}&port={}", server.folder.path().display(), server.port);
+    let mut read = 0;
+    for tail in [
+        "application_name=plain",
+        "application_name = 'a b'",
+        r"application_name='it\'s \\ here'",
+        r"application_name=a\ b\'c",
+        "application_name=o'brien",
+        "application_name='a'connect_timeout=5",
+        "application_name= connect_timeout=5",
+        "application_name=a application_name=b",
+        "application_name=a\\",
+        "application_name=''",
+        "application_name='open",
+        "application_name",
+        "aplication_name=a",
+        "=a",
+        "APPLICATION_NAME=a",
+        "&application_name=a%20b",
+        "&application_name=a%3Db",
+        "&application_name=a=b",
+        "&application_name=a+b",
+        "&application_name=a b",
+        "&application_name=%zz",
+        "&application_name=%00",
+        "&application_name",
+        "&application_name=",
+        "&ssl=true&application_name=x",
+    ] {
+        let text = if tail.starts_with('&') { format!("{uri}{tail}") } else { format!("{base} {tail}") };
+        let mut command = Command::new("psql");
+        command.env_clear().env("PATH", "/usr/bin:/bin").args(["-XAtc", "SHOW application_name", "-d", &text]);
+        let output = command.output().expect("because psql is installed");
+        let theirs = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+        let own = Conninfo::parse(&text).ok();
+        let own = own.map(|conninfo| conninfo.get("application_name").unwrap_or_default().to_owned());
+        // psql puts its own name where none is written.
+        let theirs = theirs.map(|name| if name == "psql" { String::new() } else { name });
+        assert_eq!(own, theirs, "{text}: {}", String::from_utf8_lossy(&output.stderr));
+        read += usize::from(own.is_some());
+    }
+    assert!((12..20).contains(&read), "{read} of 25 were right");
+}
+
+#[test]
+fn configuration_files_are_read_as_the_server_reads_them() {
+    let folder = tempfile::Builder::new().prefix("pgw").tempdir().expect("because /tmp is writable");
+    let data = folder.path().join("data");
+    give_to_postgres(folder.path());
+    run(as_postgres("initdb").args(["--no-sync", "-A", "trust", "-D"]).arg(&data));
+    let mut read = 0;
+    for line in [
+        "x.y = plain",
+        "x.y 'a b' # why",
+        "x.y='it''s'",
+        r"x.y='it\'s\t\101\\'",
+        "x.y=5#why",
+        "X.Y = 128MB",
+        "x.y = -1",
+        "x.y = +1.5e3",
+        "x.y = .5",
+        "x.y = 0x1F",
+        "x.y = a-b.c:d/e",
+        "x.y = /a/b",
+        "x.y = a*b",
+        "x.y = a,b",
+        "x.y = ''",
+        "x.y",
+        "x.y =",
+        "x.y = = a",
+        "x.y = a b",
+        "x.y = 'open",
+        "x.y = \"a\"",
+        "5 = a",
+        "x.y = 5a",
+        "x.y = 1.5.2",
+        "x.y = -a",
+        "x.y = :a",
+        "x.y = 10.0.0.1",
+        "x.y = a@b",
+    ] {
+        fs::write(data.join("postgresql.conf"), format!("port = 1\n{line}\n")).expect("because we are its owner");
+        let output = as_postgres("postgres").args(["-C", "x.y", "-D"]).arg(&data).output();
+        let output = output.expect("because PostgreSQL is installed");
+        let theirs = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+        let own = Settings::read(&data.join("postgresql.conf"), &data).ok();
+        let own = own.and_then(|settings| settings.get("x.y").map(|setting| setting.value.clone()));
+        assert_eq!(own, theirs, "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        read += usize::from(own.is_some());
+    }
+    assert!((10..24).contains(&read), "{read} of 28 were right");
 }
 
 /// Connects within one second and returns the error; fails if that takes much longer.

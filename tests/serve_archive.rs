@@ -120,6 +120,7 @@ fn an_archive_whose_path_needs_quoting_is_made_and_used() {
     assert_eq!(SshStore::init(&settings, place(), &identity, b"{}").expect("made"), Published::New);
     let again = SshStore::init(&settings, place(), &identity, b"{}").expect("there");
     assert_eq!(again, Published::Occupied(identity.clone()));
+    wait_until("no far end is left", || sshd.processes("serve-archive").is_empty());
     let store = connect(&settings).expect("it connects");
     assert_eq!(read(&store, &identity), Some(b"{}".to_vec()));
     settings.archive = sshd.path("missing");
@@ -203,6 +204,67 @@ fn paths_that_lead_out_are_refused_by_the_far_end_itself() {
     }
     assert_eq!(refusals, bad.len() * 4);
     assert_eq!(names(&archive), ["secret"]);
+}
+
+/// A serve-archive that has received the first half of a file.
+fn half_way(archive: &Path) -> std::process::Child {
+    let mut child = sshd::as_server(PROGRAM)
+        .arg("--archive")
+        .arg(archive)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut bytes = Vec::new();
+    wire::write_preamble(&mut bytes).expect("memory");
+    let hello = Request::Hello { program: "test".to_owned(), cluster: "main".to_owned(), want: Want::Store };
+    wire::put_frame(&mut bytes, Kind::Request, &hello.encode());
+    let put = Request::Put { path: "wal/half".to_owned(), rivals: vec![], size: 2 };
+    wire::put_frame(&mut bytes, Kind::Request, &put.encode());
+    wire::put_frame(&mut bytes, Kind::Data, b"x");
+    child.stdin.as_mut().expect("piped").write_all(&bytes).expect("it reads");
+    wait_until("the file has begun", || names(archive).iter().any(|name| name.contains(".tmp-")));
+    child
+}
+
+#[test]
+fn half_a_file_leaves_nothing_when_the_input_ends_or_a_signal_comes() {
+    let sshd = Sshd::start();
+    let archive = archive(&sshd, "archive");
+    let mut child = half_way(&archive);
+    drop(child.stdin.take());
+    assert!(!child.wait().expect("it ends").success());
+    assert_eq!(names(&archive), [""; 0]);
+
+    let mut child = half_way(&archive);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
+    let status = child.wait().expect("it ends");
+    assert!(status.code().is_some_and(|code| code != 0), "it ends in order: {status}");
+    assert_eq!(names(&archive), [""; 0]);
+}
+
+#[test]
+fn many_files_at_once_share_one_connection() {
+    let sshd = Sshd::start();
+    let archive = archive(&sshd, "archive");
+    let store = connect(&settings(&sshd, &archive)).expect("it connects");
+    let content: Vec<Vec<u8>> = (0..32).map(|seed| noise(1 << 20 | seed, seed as u64)).collect();
+    thread::scope(|scope| {
+        for (number, content) in content.iter().enumerate() {
+            let store = &store;
+            scope.spawn(move || {
+                let at = path(&format!("wal/{number}"));
+                let file = TestFile::new(content);
+                assert_eq!(store.publish(&at, &file.payload, &[]).expect("stored"), Published::New);
+                assert_eq!(store.publish(&at, &file.payload, &[]).expect("there"), Published::Occupied(at.clone()));
+                assert!(read(store, &at).as_ref() == Some(content), "{at}");
+            });
+        }
+    });
+    assert_eq!(names(&archive).len(), 32);
+    assert_eq!(sshd.processes("serve-archive").len(), 1);
 }
 
 #[test]
@@ -328,7 +390,7 @@ impl Tmpfs {
     fn mount(at: PathBuf, options: &str) -> Option<Tmpfs> {
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success()).then_some(Tmpfs(at))
+        command.status().is_ok_and(|status| status.success()).then(|| Tmpfs(at))
     }
 }
 
@@ -482,6 +544,35 @@ fn a_store_that_is_dropped_leaves_no_process() {
 }
 
 #[test]
+fn ssh_gets_none_of_our_descriptors_and_a_process_group_of_its_own() {
+    let sshd = Sshd::start();
+    let archive = archive(&sshd, "archive");
+    let file = fs::File::create(sshd.path("inherited")).expect("the folder is ours");
+    // As a program finds it that PostgreSQL started: open, and not to be closed on exec.
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("it is open");
+    let store = connect(&settings(&sshd, &archive)).expect("it connects");
+    let to_this_sshd = |id: &u32| {
+        let words = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&format!("Port={}", sshd.port()))
+    };
+    let own = std::process::id();
+    let children: Vec<u32> = sshd::all_processes()
+        .into_iter()
+        .filter(|(_, of, _)| *of == own)
+        .map(|(id, ..)| id)
+        .filter(to_this_sshd)
+        .collect();
+    assert_eq!(children.len(), 1);
+    let open = fs::read_dir(format!("/proc/{}/fd", children[0])).expect("it runs");
+    let targets: Vec<_> = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert!(!targets.is_empty() && !targets.contains(&sshd.path("inherited")), "{targets:?}");
+    let group = |pid| rustix::process::getpgid(pid).expect("it runs");
+    let child = i32::try_from(children[0]).ok().and_then(rustix::process::Pid::from_raw);
+    assert_ne!(group(child), group(None));
+    drop(store);
+}
+
+#[test]
 #[ignore = "a measurement"]
 fn how_fast_it_is() {
     let sshd = Sshd::start();
@@ -510,8 +601,10 @@ fn how_fast_it_is() {
             store.publish(&path(&format!("one/{n}")), &file.payload, &[]).expect("stored");
         }
         println!("{} MiB one at a time: {:.1} ms each", size >> 20, begun.elapsed().as_secs_f64() * 50.0);
-        let cpu = sshd.processes("").into_iter().map(cpu_ticks).sum::<u64>();
-        println!("  far end cpu so far: {} ms", cpu * 10);
+        let cpu = |name: &str| sshd.processes(name).into_iter().map(cpu_ticks).sum::<u64>() * 10 / (count as u64 + 20);
+        println!("  far end, ms of processor each: sshd {}, serve-archive {}", cpu("sshd"), cpu("serve-archive"));
+        let own = cpu_ticks(std::process::id()) * 10;
+        println!("  this process so far: {own} ms");
         let begun = Instant::now();
         for n in 0..20 {
             read(&store, &path(&format!("one/{n}")));

@@ -24,7 +24,7 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 const PAGE: usize = 8192;
 const MIB: u64 = 1 << 20;
 
-/// A server of its own in a temporary directory, archiving with `cp`.
+/// A server of its own in a temporary directory, archiving with `cp` and `mv`: a crash leaves no half file behind.
 struct Server {
     directory: tempfile::TempDir,
     bin: PathBuf,
@@ -47,7 +47,7 @@ impl Server {
         server.run("initdb", &["-N", "-A", "trust", "-U", "postgres", "--wal-segsize", &megabytes, "-D"], &data)?;
         let settings = format!(
             "listen_addresses = ''\nunix_socket_directories = '{root}'\nfsync = off\nmax_wal_size = 4GB\n\
-             archive_mode = on\narchive_command = 'test ! -f {root}/archive/%f && cp %p {root}/archive/%f'\n\
+             archive_mode = on\narchive_command = 'cp %p {root}/archive/%f.new && mv {root}/archive/%f.new {root}/archive/%f'\n\
              restore_command = 'cp {root}/archive/%f %p'\nhot_standby = off\n"
         );
         fs::write(data.join("postgresql.auto.conf"), settings)?;
@@ -369,6 +369,10 @@ fn the_current_segment_is_partial() -> Outcome {
         server.switch()?;
         server.sql("CHECKPOINT")?;
     }
+    for name in server.segments()? {
+        // Reused or not: a server clears the rest of a segment that it closes early.
+        check(expected(name), &server.bytes(name)?, PAGE).map_err(|error| format!("{name}: {error}"))?;
+    }
     server.control("stop")?;
     let control = ControlFile::read(&server.data())?;
     let size = control.segment_size;
@@ -378,11 +382,15 @@ fn the_current_segment_is_partial() -> Outcome {
     let report = check(partial.clone(), &bytes, 30_000)?;
     let Ending::Torn { at, why } = &report.ends else { return Err(format!("{report:?}").into()) };
     assert_eq!(*at, report.valid_until, "{why}");
+    assert!(
+        matches!(why, Tear::Recycled(_)) || bytes[used_bytes(at, size)..].iter().any(|byte| *byte != 0),
+        "not reused"
+    );
     // A checkpoint's record is 114 to 122 bytes long.
     assert!(at.0 - control.checkpoint.0 <= 128, "{report:?}");
     assert!(check(expected(current), &bytes, 30_000).is_err(), "it is not complete");
 
-    let used = report.valid_until.offset(size) as usize;
+    let used = used_bytes(&report.valid_until, size);
     let cut = check(partial, &bytes[..used], 30_000)?;
     assert_eq!((cut.valid_until, cut.records), (report.valid_until, report.records));
     let mut cleared = bytes.clone();
@@ -397,6 +405,11 @@ fn the_current_segment_is_partial() -> Outcome {
     assert_eq!(agreement.first_difference, Some(used as u64 - 40));
     assert!(agree(&bytes, &bytes, current)?.identical);
     Ok(())
+}
+
+/// How much of its segment lies before a position.
+fn used_bytes(position: &Lsn, size: SegmentSize) -> usize {
+    position.offset(size) as usize
 }
 
 fn agree(a: &[u8], b: &[u8], name: SegmentName) -> Outcome<Agreement> {
@@ -434,6 +447,37 @@ fn a_new_timeline_begins_in_a_copy_of_its_parent() -> Outcome {
     let bytes = fs::read(server.archive().join(WalName::Partial(old).to_string()))?;
     let report = check(Expected { partial: true, ..expected(old) }, &bytes, PAGE)?;
     assert_eq!(report.valid_until, switch_point, "the partial segment ends where the new timeline begins");
+    Ok(())
+}
+
+#[test]
+fn a_crash_in_a_long_record_leaves_good_segments() -> Outcome {
+    let server = Server::start(MIB)?;
+    let mut overwritten = 0;
+    for _ in 0..4 {
+        let begin = server.sql("SELECT pg_current_wal_insert_lsn()")?;
+        let writing =
+            "SELECT pg_logical_emit_message(false, 'test', repeat('long', 700000)) FROM generate_series(1, 200)";
+        let written = format!("SELECT pg_current_wal_lsn() - '{begin}' > 8000000");
+        std::thread::scope(|scope| -> Outcome {
+            let writer = scope.spawn(|| server.sql(writing).is_err());
+            let waited = server.wait(&written, "t");
+            server.run("pg_ctl", &["stop", "-s", "-w", "-m", "immediate", "-D"], &server.data())?;
+            assert!(writer.join().is_ok_and(|interrupted| interrupted), "the crash came too late");
+            waited
+        })?;
+        server.control("start")?;
+        server.switch()?;
+    }
+    for name in server.segments()? {
+        let bytes = server.bytes(name)?;
+        check(expected(name), &bytes, PAGE).map_err(|error| format!("{name}: {error}"))?;
+        let pages = bytes.chunks(PAGE).filter_map(|page| PageHeader::parse(page).ok());
+        overwritten += pages.filter(PageHeader::overwrites).count();
+    }
+    assert!(overwritten > 0, "no crash left a record unfinished");
+    let names = server.segments()?;
+    assert_eq!(walk(&server, &names)?, dump(&server, &names)?);
     Ok(())
 }
 

@@ -92,12 +92,7 @@ impl Stamp {
 }
 
 /// Encodes the source into `target`, a new file of the spool, and describes it.
-pub fn encode(
-    source: &Source,
-    target: &Path,
-    method: &Method,
-    inspect: &Inspect<'_>,
-) -> Result<Payload, ArchiveError> {
+pub fn encode(source: &Source, target: &Path, method: &Method, inspect: &Inspect<'_>) -> Result<Payload, ArchiveError> {
     let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
     let mut out = Output {
         file: out.map_err(ArchiveError::io("create", target))?,
@@ -141,12 +136,7 @@ fn encode_wave(
     })
 }
 
-fn encode_piece(
-    source: &Source,
-    method: &Method,
-    inspect: &Inspect<'_>,
-    piece: u64,
-) -> Result<Vec<u8>, ArchiveError> {
+fn encode_piece(source: &Source, method: &Method, inspect: &Inspect<'_>, piece: u64) -> Result<Vec<u8>, ArchiveError> {
     let offset = piece * PIECE as u64;
     let length = (source.stamp.size - offset).min(PIECE as u64) as usize;
     let mut bytes = vec![0; length];

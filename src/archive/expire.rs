@@ -124,7 +124,9 @@ pub fn remove_before(
     let mut removed = Removed::default();
     let wal: StorePath = layout::WAL.parse().map_err(StoreError::from)?;
     let mut folders = archive.store.list(&wal)?.unwrap_or_default();
-    folders.retain(|entry| entry.kind == EntryKind::Folder && log_of(&entry.name).is_some_and(|log| log <= cut.position().0));
+    folders.retain(|entry| {
+        entry.kind == EntryKind::Folder && log_of(&entry.name).is_some_and(|log| log <= cut.position().0)
+    });
     folders.sort_by(|a, b| (log_of(&a.name), &a.name).cmp(&(log_of(&b.name), &b.name)));
     for folder in folders {
         let path = wal.join(&folder.name).map_err(StoreError::from)?;

@@ -215,12 +215,7 @@ impl Fetcher {
 }
 
 /// Decodes into a temporary file beside the target, checks, and only then gives it the target's name.
-fn hand_over(
-    found: Found,
-    name: WalName,
-    target: &Path,
-    asker: Option<Asker>,
-) -> Result<Handed, ArchiveError> {
+fn hand_over(found: Found, name: WalName, target: &Path, asker: Option<Asker>) -> Result<Handed, ArchiveError> {
     let temporary = temporary(target);
     let place = found.place.clone();
     let copied = copy_checked(found, name, &temporary, asker);

@@ -146,15 +146,13 @@ mod tests {
 
     #[test]
     fn the_failover_hole_is_seen_by_the_history_of_the_next_timeline() {
-        let archive =
-            archive(&[("000000010000000000000009", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
+        let archive = archive(&[("000000010000000000000009", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
         assert!(shown("00000001000000000000000A", &archive));
     }
 
     #[test]
     fn a_timeline_is_not_missed_before_it_began() {
-        let archive =
-            archive(&[("00000002000000000000000E", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
+        let archive = archive(&[("00000002000000000000000E", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
         assert!(!shown("00000002000000000000000A", &archive));
         assert!(!shown("00000002000000000000000F", &archive));
     }

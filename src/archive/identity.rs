@@ -52,9 +52,7 @@ impl Identity {
             return Err(not_ours(place, "it has no identity file"));
         };
         let mut text = String::new();
-        file.take(SIZE_MAX)
-            .read_to_string(&mut text)
-            .map_err(|source| StoreError::io(place, "read", FILE, source))?;
+        file.take(SIZE_MAX).read_to_string(&mut text).map_err(|source| StoreError::io(place, "read", FILE, source))?;
         let identity: Identity = serde_json::from_str(&text)
             .map_err(|error| not_ours(place, &format!("its identity file cannot be understood: {error}")))?;
         if identity.format > FORMAT {

@@ -82,7 +82,8 @@ fn make(config: &Config, node: &Node, identity: &Identity) -> Result<(), Archive
         }
         Transport::Sftp => Err(ArchiveError::Refused {
             reason: format!("an archive cannot be made over sftp on node '{}'", node.name),
-            hint: "Make its folder there by hand and copy identity.json from another archive of this cluster.".to_owned(),
+            hint: "Make its folder there by hand and copy identity.json from another archive of this cluster."
+                .to_owned(),
         }),
     }
 }

@@ -6,8 +6,8 @@
 //! a call without a worker run this very code.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -79,13 +79,7 @@ impl Pusher {
     }
 
     /// Makes one file safe, as `ack` means it, or says why not. `threads` cores compress it.
-    pub fn push(
-        &self,
-        path: &Path,
-        name: WalName,
-        threads: usize,
-        deadline: Deadline,
-    ) -> Result<Pushed, ArchiveError> {
+    pub fn push(&self, path: &Path, name: WalName, threads: usize, deadline: Deadline) -> Result<Pushed, ArchiveError> {
         match shipping::mode(&self.spool, self.config.archive.shipping)? {
             Shipping::Armed => self.ship(path, name, threads, deadline),
             Shipping::Refuse => Err(ArchiveError::SwitchedOff {
@@ -143,18 +137,14 @@ impl Pusher {
         self.spool.make(&self.spool.outgoing())?;
         let encoding = layout::encoding(name, self.config.archive.compress);
         let target = self.payload_path(name, encoding);
-        let method = Method {
-            encoding,
-            level: self.config.archive.level,
-            threads,
-            writer: self.config.local.node.clone(),
-        };
+        let method =
+            Method { encoding, level: self.config.archive.level, threads, writer: self.config.local.node.clone() };
         let known = known(source, name)?;
         let runs = Mutex::new(Vec::new());
         let inspect = |offset: u64, bytes: &[u8]| {
             let Some(known) = &known else { return Ok(()) };
-            let run = segment::check_pages(known, offset, bytes)
-                .map_err(|error| not_the_wal(name, &source.path, error))?;
+            let run =
+                segment::check_pages(known, offset, bytes).map_err(|error| not_the_wal(name, &source.path, error))?;
             runs.lock().unwrap_or_else(PoisonError::into_inner).push(run);
             Ok(())
         };
@@ -400,9 +390,9 @@ fn join(known: &Known, mut runs: Vec<PageRun>, path: &Path) -> Result<(), Archiv
 fn check_text(source: &Source, name: WalName) -> Result<(), ArchiveError> {
     let text = std::fs::read_to_string(&source.path).map_err(ArchiveError::io("read", &source.path))?;
     match name {
-        WalName::History(timeline) => TimelineHistory::parse(timeline, &text)
-            .map(|_| ())
-            .map_err(|error| not_the_wal(name, &source.path, error)),
+        WalName::History(timeline) => {
+            TimelineHistory::parse(timeline, &text).map(|_| ()).map_err(|error| not_the_wal(name, &source.path, error))
+        }
         WalName::Backup(..) if !text.starts_with("START WAL LOCATION") => {
             Err(not_the_wal(name, &source.path, "it does not begin as a backup label does"))
         }

@@ -12,8 +12,8 @@ use super::dispute;
 use super::layout;
 use super::places::Archive;
 use super::spool::{Spool, remove_if_there};
-use crate::store::ship::{self, ShipError};
 use crate::store::local::LocalStore;
+use crate::store::ship::{self, ShipError};
 use crate::store::{Encoding, Payload, Place, StoreError};
 use crate::system::clock::Deadline;
 use crate::system::durable;
@@ -94,8 +94,9 @@ impl Queue {
             Ok(_) => Ok(()),
             Err(ShipError::Occupied { .. }) => Err(ArchiveError::Refused {
                 reason: format!("'{}' waits in the queue with different content", there.path.display()),
-                hint: "Compare both with 'pg_waldump'; move the queued file aside only when you know which one is right."
-                    .to_owned(),
+                hint:
+                    "Compare both with 'pg_waldump'; move the queued file aside only when you know which one is right."
+                        .to_owned(),
             }),
             Err(error) => Err(error.into()),
         }

@@ -98,7 +98,8 @@ impl<'a> Relay<'a> {
         let mut turn = Turn { target: self.target.name().to_owned(), ..Turn::default() };
         let queue = Queue::new(&self.spool, self.target.name());
         let waiting = !queue.is_empty();
-        if !waiting && !(relays && self.own.is_some()) {
+        let follows = relays && self.own.is_some();
+        if !waiting && !follows {
             return Ok(turn);
         }
         let target = self.target.archive()?;
@@ -112,11 +113,7 @@ impl<'a> Relay<'a> {
             (turn.drained, turn.bytes) = (drained.count, bytes);
         }
         if let Some(own) = self.own.as_ref().filter(|_| relays) {
-            target.identity.admit(
-                target.store.place(),
-                own.identity.system_identifier,
-                own.identity.segment_size,
-            )?;
+            target.identity.admit(target.store.place(), own.identity.system_identifier, own.identity.segment_size)?;
             self.follow(own, &target, &mut turn, watcher)?;
         }
         Ok(turn)
@@ -233,7 +230,10 @@ impl<'a> Relay<'a> {
             let sent: Vec<Result<u64, ArchiveError>> = std::thread::scope(|scope| {
                 let running: Vec<_> =
                     wave.iter().map(|file| scope.spawn(|| self.send(file.name, file.encoding, target))).collect();
-                running.into_iter().map(|thread| thread.join().expect("because a panic there is a panic here")).collect()
+                running
+                    .into_iter()
+                    .map(|thread| thread.join().expect("because a panic there is a panic here"))
+                    .collect()
             });
             let mut bytes = 0;
             for (file, sent) in wave.iter().zip(sent) {
@@ -274,12 +274,12 @@ impl<'a> Relay<'a> {
     /// Tells the own archive what the target does not have yet, so that nothing is removed before.
     fn report(&self, own: &Archive, cursor: &Cursor) -> Result<(), ArchiveError> {
         let size = own.identity.segment_size;
-        let behind = cursor.next.iter().map(|(timeline, next)| {
+        let mut behind = cursor.next.iter().map(|(timeline, next)| {
             let number = SegmentNumber(*next).previous().unwrap_or(SegmentNumber(0));
             SegmentName::new(TimelineId(*timeline), number, size)
         });
         // A timeline that ended stays where it ended: only the newest one moves on.
-        let Some(oldest) = behind.last() else { return Ok(()) };
+        let Some(oldest) = behind.next_back() else { return Ok(()) };
         let who = format!("relay-{}", self.target.name());
         Record::new(&who, "relayed so far", oldest).write(own)
     }

@@ -157,12 +157,8 @@ fn describe(pushed: &Pushed) -> String {
 
 /// Tells the operator's hooks; they are told of a state once.
 fn report(outcome: &Result<Pushed, Failure>, name: WalName, context: &Context) {
-    let notifier = Notifier::new(
-        &context.config.notify,
-        &context.config.local.spool,
-        &context.config.local.node,
-        "archive-wal",
-    );
+    let notifier =
+        Notifier::new(&context.config.notify, &context.config.local.spool, &context.config.local.node, "archive-wal");
     match outcome {
         Ok(pushed) if pushed.discarded => {
             notifier.report("archive", Level::Critical, "WAL is being discarded", json!({ "name": name }));
@@ -242,8 +238,10 @@ fn status(context: &Context) -> Result<u8, Failure> {
     if context.json {
         let queues: Vec<_> = queues
             .iter()
-            .map(|(node, found)| json!({ "node": node, "files": found.count, "bytes": found.bytes,
-                "oldest_age_seconds": found.oldest.and_then(|since| since.elapsed().ok()).map(|age| age.as_secs()) }))
+            .map(|(node, found)| {
+                json!({ "node": node, "files": found.count, "bytes": found.bytes,
+                "oldest_age_seconds": found.oldest.and_then(|since| since.elapsed().ok()).map(|age| age.as_secs()) })
+            })
             .collect();
         let worker = worker.map(|(process, prepared, prefetched)| json!({ "process": process, "prepared": prepared, "prefetched": prefetched }));
         let status = json!({ "node": config.local.node, "shipping": mode, "broken_chains": chains, "queues": queues, "worker": worker });
@@ -253,7 +251,10 @@ fn status(context: &Context) -> Result<u8, Failure> {
     println!("node      {}", config.local.node);
     println!("shipping  {mode}");
     for chain in &chains {
-        println!("BROKEN    {} files discarded, '{}' to '{}', {} to {}", chain.count, chain.first, chain.last, chain.since, chain.until);
+        println!(
+            "BROKEN    {} files discarded, '{}' to '{}', {} to {}",
+            chain.count, chain.first, chain.last, chain.since, chain.until
+        );
     }
     for (node, found) in &queues {
         let age = found.oldest.and_then(|since| since.elapsed().ok());

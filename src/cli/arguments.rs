@@ -18,6 +18,10 @@ pub fn all() -> Vec<Command> {
 /// `archive-wal`: `archive_command`, and what an operator does about it.
 pub fn archive_wal() -> Command {
     configured("archive-wal", "Archives one WAL file to the places that the configuration names")
+        .override_usage(
+            "archive-wal [OPTIONS] <PATH> [NAME]\n       \
+             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm | --refuse | --discard | --status>",
+        )
         .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
         .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
         .arg(flag("flush", "Ship what a stopped server left in pg_wal, up to its last checkpoint"))
@@ -44,6 +48,9 @@ pub fn archive_wal() -> Command {
 /// `restore-wal`: `restore_command` and `archive_cleanup_command`.
 pub fn restore_wal() -> Command {
     configured("restore-wal", "Fetches one WAL file from the places that the configuration names, verified")
+        .override_usage(
+            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>",
+        )
         .arg(text("name", "The file's name, as PostgreSQL's %f").value_name("NAME").requires("target"))
         .arg(path("target", "Where to put it, as %p").value_name("TARGET"))
         .arg(text("restart", "The oldest file still needed, as %r").value_name("RESTART"))
@@ -54,7 +61,11 @@ pub fn restore_wal() -> Command {
                 .num_args(0..=1)
                 .default_missing_value(""),
         )
-        .arg(text("forget", "Forget what a node that is gone needed of the own archive").long("forget").value_name("NODE"))
+        .arg(
+            text("forget", "Forget what a node that is gone needed of the own archive")
+                .long("forget")
+                .value_name("NODE"),
+        )
         .arg(flag("wait", "Wait for a segment that is not there yet"))
         .arg(flag("partial", "Serve a .partial where no whole segment exists"))
         .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
@@ -79,7 +90,11 @@ pub fn relay_wal() -> Command {
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
-        .arg(text("node", "The nodes to check; else all, with everything about this one").value_name("NODE").num_args(0..))
+        .arg(
+            text("node", "The nodes to check; else all, with everything about this one")
+                .value_name("NODE")
+                .num_args(0..),
+        )
         .arg(
             text("ping", "Only reach NODE over ssh")
                 .long("ping")

@@ -96,7 +96,7 @@ fn manual(program: &Program) -> io::Result<Vec<u8>> {
     man.render_options_section(&mut page)?;
     let mut rest = Roff::new();
     exit_status(program, &mut rest);
-    if program.name != "serve-archive" {
+    if help::reads_configuration(program) {
         files(&mut rest);
     }
     if !program.lines.is_empty() {

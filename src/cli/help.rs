@@ -8,19 +8,27 @@ use super::{Failures, PROGRAMS, Program};
 use crate::error::{Class, EXIT_CODES, ExitCode};
 
 /// The classes that every program can end with.
-const COMMON: &[Class] = &[Class::Usage, Class::Config, Class::Refused, Class::Bug];
+const COMMON: &[Class] = &[Class::Usage, Class::Refused, Class::Bug];
 
 /// The exit codes that a program can give, in the order of the table.
 pub fn exit_codes(program: &Program) -> Vec<&'static ExitCode> {
+    let reads = reads_configuration(program);
     let given = |row: &&ExitCode| {
         let named = |classes: &[Class]| classes.iter().any(|class| class.code() == row.code);
         match program.failures {
-            Failures::Class => row.code == 0 || named(COMMON) || named(program.classes),
+            Failures::Class => {
+                row.code == 0 || named(COMMON) || named(program.classes) || (reads && named(&[Class::Config]))
+            }
             // Whatever is not an answer is 255.
             Failures::Abort => row.code == 0 || row.code == Class::Abort.code() || named(program.classes),
         }
     };
     EXIT_CODES.iter().filter(given).collect()
+}
+
+/// True if the program reads the configuration.
+pub fn reads_configuration(program: &Program) -> bool {
+    (program.command)().get_arguments().any(|argument| argument.get_id() == "config")
 }
 
 /// The program's command with the end of its help.
@@ -42,8 +50,13 @@ fn epilogue(program: &Program) -> String {
             "       255 also for a wrong command line or configuration: PostgreSQL must not read it as absent\n",
         );
     }
+    let mut file = "";
     for line in program.lines {
-        let _ = write!(text, "\nIn {}:\n  {}\n", line.file, line.text);
+        if line.file != file {
+            let _ = writeln!(text, "\nIn {}:", line.file);
+        }
+        let _ = writeln!(text, "  {}", line.text);
+        file = line.file;
     }
     text.trim_end().to_string()
 }
@@ -54,7 +67,14 @@ pub fn exit_code_table() -> String {
     for row in EXIT_CODES {
         let gives = |program: &&Program| exit_codes(program).iter().any(|given| given.code == row.code);
         let names: Vec<String> = PROGRAMS.iter().filter(gives).map(|program| format!("`{}`", program.name)).collect();
-        let programs = if names.len() == PROGRAMS.len() { "all".to_string() } else { names.join(", ") };
+        let others = PROGRAMS.iter().filter(|program| program.failures == Failures::Class);
+        let programs = match names.len() {
+            all if all == PROGRAMS.len() => "all".to_string(),
+            most if most == others.clone().count() && others.clone().all(|other| gives(&other)) => {
+                "all but `restore-wal`".to_string()
+            }
+            _ => names.join(", "),
+        };
         let _ = writeln!(text, "| {} | {} | {} | {programs} |", row.code, row.name, row.meaning);
     }
     text

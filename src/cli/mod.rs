@@ -49,7 +49,8 @@ pub struct Program {
     pub name: &'static str,
     /// Its arguments.
     pub command: fn() -> Command,
-    /// The classes of failure it can end with, beside usage, config, refused and bug, which all can.
+    /// The classes of failure it can end with, beside usage, refused and bug, which all can, and config, which all can
+    /// that read the configuration.
     pub classes: &'static [Class],
     /// What a failure becomes.
     pub failures: Failures,

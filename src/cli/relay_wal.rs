@@ -95,7 +95,8 @@ fn turn(config: &Arc<Config>, sites: &Sites, arguments: &ArgMatches, context: &C
         let relays = downstream.iter().any(|site| site.name() == target.name()) && target.name() != config.local.node;
         let mut progress = Progress::new();
         let own = own.filter(|_| relays);
-        let ended = Relay::new(config, own, target, context.dry_run).and_then(|relay| relay.turn(relays, &mut progress));
+        let ended =
+            Relay::new(config, own, target, context.dry_run).and_then(|relay| relay.turn(relays, &mut progress));
         progress.end();
         let subject = format!("relay to {}", target.name());
         match ended {
@@ -103,7 +104,8 @@ fn turn(config: &Arc<Config>, sites: &Sites, arguments: &ArgMatches, context: &C
                 match &turn.hole {
                     Some(hole) => {
                         notifier.report(&subject, Level::Critical, hole, json!({ "target": turn.target }));
-                        let failure = Failure::new(Class::Corrupt, format!("relaying to {} stops: {hole}", turn.target));
+                        let failure =
+                            Failure::new(Class::Corrupt, format!("relaying to {} stops: {hole}", turn.target));
                         worst.get_or_insert(failure.hinted(
                             "Find the missing segment in pg_wal of the primary or in a queue and run 'archive-wal' on it \
                              there; what follows is relayed as soon as it is here.",

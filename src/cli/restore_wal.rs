@@ -96,7 +96,6 @@ struct Restore<'a> {
     partial: bool,
     worker: bool,
     context: &'a Context,
-    sites: Arc<Sites>,
     fetcher: Fetcher,
     orders: Orders,
     fast: Arc<AtomicBool>,
@@ -111,7 +110,8 @@ enum Look {
 impl<'a> Restore<'a> {
     fn new(name: WalName, target: &Path, arguments: &ArgMatches, context: &'a Context) -> Result<Self, Failure> {
         let config = Arc::new(context.config.clone());
-        let target = std::path::absolute(target).map_err(|error| Failure::from(ArchiveError::io("find", target)(error)))?;
+        let target =
+            std::path::absolute(target).map_err(|error| Failure::from(ArchiveError::io("find", target)(error)))?;
         let pgdata = data_directory(&target).or_else(working_directory);
         let asker = pgdata.as_deref().map(Fetcher::asker).transpose()?.flatten();
         let sites = Arc::new(Sites::new(&config));
@@ -129,7 +129,6 @@ impl<'a> Restore<'a> {
             worker: config.restore.worker && !arguments.get_flag("no-worker"),
             context,
             fetcher: Fetcher::new(&config, &sites),
-            sites,
             fast: Arc::new(AtomicBool::new(false)),
         };
         restore.listen_to_signals();
@@ -139,7 +138,8 @@ impl<'a> Restore<'a> {
     /// Asks until there is an answer.
     fn run(&self) -> u8 {
         let config = &self.context.config.restore;
-        let retry = if matches!(self.name, WalName::History(_)) { config.retry.min(HISTORY_RETRY) } else { config.retry };
+        let retry =
+            if matches!(self.name, WalName::History(_)) { config.retry.min(HISTORY_RETRY) } else { config.retry };
         let retry = Deadline::after(retry);
         let longest = (!config.wait_max.is_zero()).then(|| Deadline::after(config.wait_max));
         let bell = Bell::new(&self.watched());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::options::nearest;
 use super::value::time_text;
-use super::{Ack, Config, Node, PlaceWord, Shipping, Transport};
+use super::{Ack, Config, Node, NodeKind, PlaceWord, Shipping, Transport};
 use crate::store::Encoding;
 
 /// What `archive.discard_confirmation` must read before anything is discarded.
@@ -200,7 +200,12 @@ fn check_hosts(config: &Config, findings: &mut Findings) {
 }
 
 /// An acknowledgement that can never come would stop archiving for good.
+///
+/// Only a database node is asked: the same file is read on a dr node, where `own, dr` names one place instead of two.
 fn check_ack(config: &Config, findings: &mut Findings) {
+    if config.own().kind != NodeKind::Node {
+        return;
+    }
     let places = config.places(&config.archive.to);
     match config.archive.ack {
         Ack::Count(count) if count as usize > places.len() => {

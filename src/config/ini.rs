@@ -1,7 +1,7 @@
-//! Reads an INI file strictly: sections, keys and values with their lines, and everything that is not plainly one of these.
+//! Reads an INI file strictly: sections, keys and values with their lines, and every line that is not plainly one.
 //!
-//! rust-ini reads the values, but it knows no lines and takes much silently: a byte order mark or text after `]` glues a
-//! heading to the next key, a line without `=` becomes part of the next key's name, a backslash at the end joins two
+//! rust-ini reads the values, but it knows no lines and takes much silently: a byte order mark or text after `]` glues
+//! a heading to the next key, a line without `=` becomes part of the next key's name, a backslash at the end joins two
 //! lines, a comment behind a value becomes part of it. So an index of the raw text is made first. It reports each such
 //! line, and only lines that can be read in one way go to rust-ini. The two readings are compared afterwards.
 

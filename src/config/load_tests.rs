@@ -164,6 +164,23 @@ fn what_does_not_hold_together_is_refused_at_its_line() {
 }
 
 #[test]
+fn an_ack_is_judged_where_the_server_may_archive() {
+    let shared = "[cluster]\nname=a\n[archive]\nto=own, dr\nack=2\n[node.db1]\nhost=a\narchive=/a\n\
+                  [node.dr1]\nkind=dr\nhost=b\narchive=/a\n[node.w]\nkind=witness\nhost=c\n";
+    for node in ["db1", "dr1", "w"] {
+        let files = Files::new(shared, &format!("[local]\nnode={node}\n"));
+        assert_eq!(files.problems(&[]), Vec::<String>::new(), "{node}");
+    }
+    let files = Files::new(shared, "[local]\nnode=db1\n");
+    assert_eq!(files.problems(&["archive.ack=3"]), ["archive.ack asks for 3 places, but archive.to has 2"]);
+    let alone = "[cluster]\nname=a\n[local]\nnode=x\n[node.x]\narchive=/a\n";
+    assert_eq!(
+        Files::new(alone, "").problems(&[]),
+        ["archive.ack asks for a place on another node, but there is none"]
+    );
+}
+
+#[test]
 fn a_confirmed_discard_is_accepted() {
     let text =
         format!("[archive]\nshipping = discard\ndiscard_confirmation = {}\n", super::super::DISCARD_CONFIRMATION);

@@ -1,5 +1,6 @@
 //! What a node says about itself, in one query.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -55,11 +56,11 @@ impl NodeFacts {
     pub(super) fn from_row(row: &Row) -> Result<NodeFacts, String> {
         let segment_size = u64::try_from(column::<i64>(row, "wal_segment_size")?).unwrap_or(0);
         Ok(NodeFacts {
-            version: number(row, "version", column::<i32>(row, "version")?)?,
+            version: number("version", column::<i32>(row, "version")?)?,
             in_recovery: column(row, "in_recovery")?,
             // The server shows the unsigned number as a signed one.
             system_id: SystemId(column::<i64>(row, "system_identifier")?.cast_unsigned()),
-            timeline: TimelineId(number(row, "timeline", column::<i64>(row, "timeline")?)?),
+            timeline: TimelineId(number("timeline", column::<i64>(row, "timeline")?)?),
             current: lsn(row, "current_lsn")?,
             replayed: lsn(row, "replayed_lsn")?,
             received: lsn(row, "received_lsn")?,
@@ -71,10 +72,10 @@ impl NodeFacts {
             data_directory: column::<Option<String>>(row, "data_directory")?.map(PathBuf::from),
             segment_size: SegmentSize::new(segment_size).map_err(|error| error.to_string())?,
             archiver: ArchiverFacts {
-                archived_count: number(row, "archived_count", column::<i64>(row, "archived_count")?)?,
+                archived_count: number("archived_count", column::<i64>(row, "archived_count")?)?,
                 last_archived: column(row, "last_archived_wal")?,
                 last_archived_at: time(row, "last_archived_at")?,
-                failed_count: number(row, "failed_count", column::<i64>(row, "failed_count")?)?,
+                failed_count: number("failed_count", column::<i64>(row, "failed_count")?)?,
                 last_failed: column(row, "last_failed_wal")?,
                 last_failed_at: time(row, "last_failed_at")?,
             },
@@ -87,7 +88,8 @@ pub(super) fn column<T: FromSqlOwned>(row: &Row, name: &str) -> Result<T, String
     row.try_get(name).map_err(|error| format!("column '{name}': {}", super::connection::describe(&error)))
 }
 
-fn number<T: TryFrom<S>, S: Copy + std::fmt::Display>(_row: &Row, name: &str, value: S) -> Result<T, String> {
+/// Narrows a number to what it must fit into.
+fn number<T: TryFrom<S>, S: Copy + fmt::Display>(name: &str, value: S) -> Result<T, String> {
     T::try_from(value).map_err(|_| format!("column '{name}' is {value}"))
 }
 

@@ -188,29 +188,58 @@ fn is_letter(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_' || !c.is_ascii()
 }
 
-/// A name, or two with a dot between them.
+/// A name, or two with a dot between them (ID, QUALIFIED_ID).
 fn name(text: &str) -> Option<(&str, &str)> {
     let word = |text: &str| {
-        let inside = |c: char| is_letter(c) || c.is_ascii_digit() || c == '$';
+        let inside = |c: char| is_letter(c) || c.is_ascii_digit();
         let end = text.find(|c| !inside(c)).unwrap_or(text.len());
         text.starts_with(is_letter).then_some(end)
     };
-    let mut end = word(text)?;
-    while let Some(length) = text[end..].strip_prefix('.').and_then(word) {
-        end += 1 + length;
-    }
-    Some(text.split_at(end))
+    let first = word(text)?;
+    let second = text[first..].strip_prefix('.').and_then(word);
+    Some(text.split_at(first + second.map_or(0, |length| 1 + length)))
 }
 
-/// A value without quotes: a word, a number with its unit.
+/// A value without quotes: a word or a number.
 fn bare(text: &str) -> Option<(String, &str)> {
-    let inside = |c: char| is_letter(c) || c.is_ascii_digit() || matches!(c, '-' | '.' | ':' | '/' | '+' | '$');
-    let end = text.find(|c| !inside(c)).unwrap_or(text.len());
-    let (value, rest) = text.split_at(end);
-    let sign_first = value.starts_with(['-', '+']) && value[1..].starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    let starts_well =
-        value.starts_with(|c: char| is_letter(c) || c.is_ascii_digit() || c == '.' || c == '/' || c == ':');
-    (sign_first || starts_well).then(|| (value.to_owned(), rest))
+    let end = if text.starts_with(is_letter) { word_length(text) } else { number_length(text) };
+    (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
+}
+
+/// The length of a word, which may hold some signs (UNQUOTED_STRING).
+fn word_length(text: &str) -> usize {
+    let inside = |c: char| is_letter(c) || c.is_ascii_digit() || matches!(c, '-' | '.' | ':' | '/');
+    text.find(|c| !inside(c)).unwrap_or(text.len())
+}
+
+/// The length of a number: an INTEGER with its unit or a REAL, whichever reaches farther; 0 if there is none.
+fn number_length(text: &str) -> usize {
+    let sign = usize::from(text.starts_with(['-', '+']));
+    let text = &text[sign..];
+    let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let letters = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+    let whole = digits(text);
+    let hexadecimal = text
+        .strip_prefix("0x")
+        .map_or(0, |rest| rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_hexdigit()).len());
+    let base = if hexadecimal > 0 { 2 + hexadecimal } else { whole };
+    let integer = if base > 0 { base + letters(&text[base..]) } else { 0 };
+    let real = text[whole..].strip_prefix('.').map_or(0, |rest| {
+        let end = whole + 1 + digits(rest);
+        end + exponent_length(&text[end..])
+    });
+    match integer.max(real) {
+        0 => 0,
+        length => sign + length,
+    }
+}
+
+/// The length of an exponent like `e-3`; 0 if there is none.
+fn exponent_length(text: &str) -> usize {
+    let Some(rest) = text.strip_prefix(['e', 'E']) else { return 0 };
+    let unsigned = rest.strip_prefix(['-', '+']).unwrap_or(rest);
+    let after = unsigned.trim_start_matches(|c: char| c.is_ascii_digit());
+    if after.len() == unsigned.len() { 0 } else { text.len() - after.len() }
 }
 
 /// A value in quotes: `''` is a quote, a backslash begins an escape as in C.

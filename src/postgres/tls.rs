@@ -12,6 +12,7 @@ use std::sync::Arc;
 use log::warn;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::VerifierBuilderError;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -187,7 +188,14 @@ fn verifier(settings: &TlsSettings, provider: &Arc<CryptoProvider>) -> Result<Ve
         .with_crls(lists)
         .enforce_revocation_expiration()
         .build()
-        .map_err(|error| malformed("root certificate file", &path, error))?;
+        .map_err(|error| match error {
+            // The library wants the lists RFC 5280 describes: version 2 with a CRL number.
+            VerifierBuilderError::InvalidCrl(reason) => {
+                let list = settings.revocation.as_ref().or(settings.revocation_directory.as_ref()).unwrap_or(&path);
+                malformed("certificate revocation list", list, format!("{reason:?}"))
+            }
+            error => malformed("root certificate file", &path, error),
+        })?;
     Ok(Verifier::verifying(provider.clone(), chain, pinned, names))
 }
 

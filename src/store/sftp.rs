@@ -9,9 +9,10 @@
 //! absence: the folders above are looked at afterwards, up to the root.
 
 mod known_hosts;
+mod reader;
 mod session;
+mod trouble;
 
-use std::fmt::Display;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,10 +21,11 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use ssh2::{ErrorCode, FileStat, OpenFlags, OpenType, RenameFlags};
 
-use self::session::{Handle, Idle, Lease, Live, is_timeout};
+use self::reader::Reader;
+use self::session::{Handle, Idle, Lease, Live};
+use self::trouble::{Context, Trouble, said};
 use super::path::{TEMPORARY_PREFIX, is_component};
 use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath};
-use crate::error::{Class, Failure};
 use crate::system::durable::temporary_name;
 
 /// How much goes into one write, in bytes: a write returns only once all of it is acknowledged, so this is what is in
@@ -44,9 +46,6 @@ const FAILURE: ErrorCode = ErrorCode::SFTP(4);
 
 /// The server does not offer it (SSH_FX_OP_UNSUPPORTED).
 const UNSUPPORTED: ErrorCode = ErrorCode::SFTP(8);
-
-/// The library says so where the server answered with an error of the protocol (LIBSSH2_ERROR_SFTP_PROTOCOL).
-const ANSWERED: ErrorCode = ErrorCode::Session(-31);
 
 /// The library says so at the end of a folder (LIBSSH2_ERROR_FILE).
 const END_OF_FOLDER: ErrorCode = ErrorCode::Session(-16);
@@ -89,36 +88,6 @@ pub struct SftpStore {
     idle: Arc<Idle>,
     /// Held by the one publisher at a time: what another thread stores must not come between look and rename.
     publishing: Mutex<()>,
-}
-
-/// What can go wrong in a request, before it is said of which place and file.
-enum Trouble {
-    Ssh(ssh2::Error),
-    Io(io::Error),
-    Store(StoreError),
-    Said(String),
-}
-
-impl From<ssh2::Error> for Trouble {
-    fn from(error: ssh2::Error) -> Self {
-        Trouble::Ssh(error)
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Trouble::Io(error)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Trouble::Store(error)
-    }
-}
-
-fn said(words: impl Into<String>) -> Trouble {
-    Trouble::Said(words.into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -551,78 +520,6 @@ impl Temporary {
             // The error that led here is the one worth telling.
             let _ = live.sftp.unlink(&self.name);
         }
-    }
-}
-
-/// An open file on the other machine, with a session of its own.
-struct Reader {
-    // Before the session: it is closed through it.
-    file: Handle,
-    lease: Lease,
-    place: Place,
-    path: StorePath,
-    deadline: Duration,
-    ended: bool,
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer).map_err(|error| {
-            let context = Context { place: &self.place, deadline: self.deadline, action: "read" };
-            io::Error::from(context.explain(&self.lease, self.path.as_str(), Trouble::Io(error)))
-        })?;
-        self.ended = count == 0 && !buffer.is_empty();
-        Ok(count)
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        if !self.ended {
-            // What was read ahead is still on its way.
-            self.lease.break_off();
-        }
-    }
-}
-
-/// Of which place and what was being done, for messages.
-struct Context<'a> {
-    place: &'a Place,
-    deadline: Duration,
-    action: &'static str,
-}
-
-impl Context<'_> {
-    /// Says what went wrong; a session that may be out of step is broken off.
-    fn explain(&self, live: &Live, path: &str, trouble: Trouble) -> StoreError {
-        match trouble {
-            Trouble::Store(error) => error,
-            Trouble::Said(words) => self.refused(path, words),
-            Trouble::Ssh(error) => match error.code() {
-                ErrorCode::SFTP(code) if !(6..=7).contains(&code) => self.refused(path, error.message()),
-                _ => self.lost(live, path, is_timeout(&error), error.message()),
-            },
-            Trouble::Io(error) => {
-                let last = ssh2::Error::last_session_error(&live.session);
-                let answered = last.is_some_and(|last| last.code() == ANSWERED);
-                let timeout = error.kind() == io::ErrorKind::TimedOut;
-                if answered && !timeout { self.refused(path, error) } else { self.lost(live, path, timeout, error) }
-            }
-        }
-    }
-
-    fn refused(&self, path: &str, words: impl Display) -> StoreError {
-        let failure = Failure::new(Class::Storage, format!("cannot {} '{path}': {words}", self.action));
-        StoreError::Remote { place: self.place.clone(), failure }
-    }
-
-    fn lost(&self, live: &Live, path: &str, timeout: bool, words: impl Display) -> StoreError {
-        live.break_off();
-        let place = self.place.clone();
-        if timeout {
-            return StoreError::Timeout { place, action: self.action, path: path.to_owned(), after: self.deadline };
-        }
-        StoreError::Unreachable { place, reason: format!("cannot {} '{path}': {words}", self.action), hint: None }
     }
 }
 

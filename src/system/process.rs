@@ -320,7 +320,7 @@ impl Running {
         }
         let _ = rustix::process::kill_process_group(self.pid, Signal::TERM);
         let grace = Deadline::after(GRACE);
-        while !grace.expired() && !(self.is_gone().unwrap_or(true) && self.is_drained()) {
+        while !(grace.expired() || self.is_gone().unwrap_or(true) && self.is_drained()) {
             if self.step(grace).is_err() {
                 break;
             }

@@ -35,7 +35,7 @@ pub fn agree_until(a: &mut dyn Read, b: &mut dyn Read, name: SegmentName, size: 
         right.fill(block)?;
         if first_difference.is_none() {
             first_difference = difference(&left.page, &right.page).map(|at| offset + at as u64);
-            let bound = first_difference.map_or(u64::MAX, |at| start.0 + at);
+            let bound = first_difference.map_or(u64::MAX, |at| start.0.saturating_add(at));
             left.shared.below = Lsn(bound);
         }
         left.walk(offset);
@@ -47,7 +47,7 @@ pub fn agree_until(a: &mut dyn Read, b: &mut dyn Read, name: SegmentName, size: 
     }
     let identical = first_difference.is_none();
     let (left_end, right_end) = (left.end(size), right.end(size));
-    let before_difference = first_difference.is_none_or(|at| start.0 + at >= left_end.0);
+    let before_difference = first_difference.is_none_or(|at| start.0.saturating_add(at) >= left_end.0);
     Ok(Agreement {
         identical,
         first_difference,
@@ -111,7 +111,7 @@ impl<'a> Side<'a> {
             return;
         }
         match PageHeader::parse(&self.page) {
-            Ok(header) if header.address.0 == self.start.0 + offset => {
+            Ok(header) if header.address.0.checked_sub(self.start.0) == Some(offset) => {
                 self.walker.page(&header, &self.page, &mut self.shared);
             }
             Ok(header) => self.walker.tear(Tear::Recycled(header.address)),
@@ -123,7 +123,7 @@ impl<'a> Side<'a> {
     /// Where valid WAL ends.
     fn end(&self, size: SegmentSize) -> Lsn {
         match self.walker.progress() {
-            Progress::Open if self.read >= size.bytes() => Lsn(self.start.0 + size.bytes()),
+            Progress::Open if self.read >= size.bytes() => Lsn(self.start.0.saturating_add(size.bytes())),
             Progress::Open => self.walker.until(),
             Progress::Switched(end) | Progress::Torn { at: end, .. } => end,
         }

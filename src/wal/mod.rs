@@ -3,6 +3,8 @@
 //! PostgreSQL's own terms stand in the documentation of each type, so that a search for them ends here.
 
 pub mod agree;
+#[cfg(test)]
+pub(crate) mod forge;
 pub mod lsn;
 pub mod name;
 pub mod page;

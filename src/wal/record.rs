@@ -223,7 +223,7 @@ impl Walker {
         let mut at = header.length();
         while at < page.len() {
             let rest = &page[at..];
-            let here = Lsn(header.address.0 + at as u64);
+            let here = behind(header.address, at);
             let taken = match &mut self.state {
                 State::Between => self.begin(here, rest, visitor),
                 State::Inside(_) => self.go_on(here, rest, visitor),
@@ -232,7 +232,7 @@ impl Walker {
                     *left -= taken as u32;
                     if *left == 0 {
                         self.state = State::Between;
-                        self.until = aligned(Lsn(here.0 + taken as u64));
+                        self.until = aligned(behind(here, taken));
                     }
                     taken
                 }
@@ -305,7 +305,7 @@ impl Walker {
         if crc32c::crc32c_append(crc32c::crc32c(data), &head[..HEADER_UNDER_CRC]) != header.crc {
             return self.tear(Tear::Checksum);
         }
-        let end = aligned(Lsn(start.0 + record.len() as u64));
+        let end = aligned(behind(start, record.len()));
         let data = if visitor.wants(&header) { data } else { &[] };
         visitor.visit(&Record { start, end, header, data });
         self.complete(start, end, &header);
@@ -350,7 +350,7 @@ impl Walker {
         if crc32c::crc32c_append(open.crc, &open.head[..HEADER_UNDER_CRC]) != header.crc {
             return self.tear(Tear::Checksum);
         }
-        let end = aligned(Lsn(here.0 + taken as u64));
+        let end = aligned(behind(here, taken));
         visitor.visit(&Record { start, end, header: *header, data: &self.data });
         self.complete(start, end, header);
     }
@@ -397,6 +397,123 @@ fn read_header(head: &[u8]) -> RecordHeader {
     }
 }
 
+/// The position so many bytes on. No log reaches the end of the numbers, but a forged page address does.
+fn behind(lsn: Lsn, bytes: usize) -> Lsn {
+    Lsn(lsn.0.saturating_add(bytes as u64))
+}
+
+/// The next position at which a record may begin (MAXALIGN).
 fn aligned(lsn: Lsn) -> Lsn {
-    Lsn(lsn.0.next_multiple_of(8))
+    Lsn(lsn.0.saturating_add(7) & !7)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::forge::Forge;
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Vec<(Lsn, usize)>);
+
+    impl Visit for Seen {
+        fn wants(&self, header: &RecordHeader) -> bool {
+            header.length.is_multiple_of(2)
+        }
+
+        fn visit(&mut self, record: &Record<'_>) {
+            let length = record.header.length as usize - RECORD_HEADER;
+            assert!(record.data.len() == if self.wants(&record.header) { length } else { 0 });
+            assert!(record.data.iter().enumerate().all(|(index, byte)| *byte == (index % 251) as u8));
+            self.0.push((record.start, length));
+        }
+    }
+
+    fn walk(forge: &Forge, segments: u64, block: usize) -> (Walker, Seen) {
+        let (mut walker, mut seen) = (Walker::new(), Seen::default());
+        for index in 0..segments {
+            for page in forge.segment(index).1.chunks(block) {
+                match PageHeader::parse(page) {
+                    Ok(header) => walker.page(&header, page, &mut seen),
+                    Err(_) => walker.tear(Tear::Zeros),
+                }
+            }
+        }
+        (walker, seen)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_record_is_found_whole(
+            lengths in proptest::collection::vec(prop_oneof![8 => 0usize..900, 2 => 900usize..40_000], 1..120),
+            shift in 10u32..=16,
+            switch in 0usize..120,
+        ) {
+            let block = 1 << shift;
+            let mut forge = Forge::new(5, block);
+            let mut written = Vec::new();
+            for (index, length) in lengths.iter().enumerate() {
+                if index == switch {
+                    written.push((forge.switch(), 0));
+                }
+                written.push((forge.message(*length), *length));
+            }
+            let end = forge.position();
+            let segments = (end.0 - (5 << 20)).div_ceil(1 << 20);
+            let (walker, seen) = walk(&forge, segments, block);
+            prop_assert_eq!(seen.0, written);
+            prop_assert_eq!(walker.until(), end);
+        }
+    }
+
+    #[test]
+    fn a_record_given_up_after_a_crash_is_left_out() {
+        let mut forge = Forge::new(1, 8192);
+        let first = forge.message(100);
+        let lost = forge.give_up(9000);
+        let next = forge.message(200);
+        let (walker, seen) = walk(&forge, 1, 8192);
+        assert!(first < lost && lost < next);
+        assert_eq!(seen.0, [(first, 100), (next, 200)]);
+        assert_eq!(walker.progress(), Progress::Torn { at: forge.position(), why: Tear::Zeros });
+    }
+
+    #[test]
+    fn a_record_whose_continuation_is_another_is_torn() {
+        let mut forge = Forge::new(1, 8192);
+        forge.message(100);
+        let long = forge.message(30_000);
+        let (_, mut bytes) = forge.segment(0);
+        bytes[8192 + 16] ^= 1;
+        let mut walker = Walker::new();
+        for page in bytes.chunks(8192).take(3) {
+            walker.page(&PageHeader::parse(page).expect("because it is written so"), page, &mut ());
+        }
+        let Progress::Torn { at, why: Tear::Continuation { .. } } = walker.progress() else { panic!("{walker:?}") };
+        assert_eq!(at, long);
+    }
+
+    #[test]
+    fn a_wrong_link_tears() {
+        let mut forge = Forge::new(1, 8192);
+        forge.message(100);
+        let first = forge.message(40);
+        let mut other = Forge::new(1, 8192);
+        other.message(60);
+        other.message(40);
+        let second = other.message(40);
+        let (_, mut bytes) = forge.segment(0);
+        let (from, to) = (first.0 as usize & 0xF_FFFF, second.0 as usize & 0xF_FFFF);
+        let copy = other.segment(0).1[to..to + 64].to_vec();
+        bytes[from..from + 64].copy_from_slice(&copy);
+        let mut walker = Walker::new();
+        walker.page(&PageHeader::parse(&bytes).expect("because it is written so"), &bytes[..8192], &mut ());
+        assert!(
+            matches!(walker.progress(), Progress::Torn { at, why: Tear::Link { .. } } if at == first),
+            "{walker:?}"
+        );
+    }
 }

@@ -6,13 +6,21 @@
 //! [`check_pages`] does the headers alone, on slices, so that threads can share a segment. Records begun in the
 //! segment before, or not finished in this one, cannot be checked from one segment alone.
 
-use super::lsn::{Lsn, SegmentNumber, SegmentSize, SystemId, TimelineId};
+mod error;
+mod pages;
+
+use pages::{Found, all_zero};
+pub use {
+    error::SegmentError,
+    pages::{Known, PageRun, check_pages},
+};
+
+use super::lsn::{Lsn, SegmentSize, SystemId, TimelineId};
 use super::name::SegmentName;
-use super::page::{DEFAULT_BLOCK_SIZE, LONG_HEADER, LongHeader, PageError, PageHeader, first_page, u32_at};
+use super::page::{LONG_HEADER, LongHeader, PageError, u32_at};
 use super::record::{
     Progress, RMGR_XLOG, Record, RecordHeader, Tear, Visit, Walker, XLOG_CHECKPOINT_SHUTDOWN, XLOG_END_OF_RECOVERY,
 };
-use crate::error::{Class, Explain};
 
 /// What is known about a segment before it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,36 +44,6 @@ pub enum Depth {
     /// The records and their CRCs too: the segment is complete and undamaged.
     #[default]
     Records,
-}
-
-/// What the first page tells, with what was expected: all that is needed to judge any other page.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    /// The name of the segment.
-    pub name: SegmentName,
-    /// The position of its first byte.
-    pub start: Lsn,
-    /// True where WAL may end inside it.
-    pub partial: bool,
-    /// The header of its first page.
-    pub first: LongHeader,
-}
-
-/// A run of pages whose headers are right.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PageRun {
-    /// Where the run begins in the segment, in bytes.
-    pub offset: u64,
-    /// Where it ends, with the empty pages, in bytes.
-    pub end: u64,
-    /// How many pages with a header it holds.
-    pub pages: u64,
-    /// The timeline of its first page; none where all are empty.
-    pub first_timeline: Option<TimelineId>,
-    /// The timeline of its last page; none where all are empty.
-    pub last_timeline: Option<TimelineId>,
-    /// The offset of the first page without a header, and what stands there, if there is one.
-    pub stops: Option<(u64, Tear)>,
 }
 
 /// How a segment ends.
@@ -99,237 +77,6 @@ pub struct SegmentReport {
     pub records_until: Lsn,
     /// How it ends.
     pub ends: Ending,
-}
-
-/// Why bytes are not the segment that their name promises.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SegmentError {
-    /// The first page is none.
-    #[error("segment '{name}' is no WAL: its first page {error}")]
-    NoWal { name: SegmentName, error: PageError },
-    /// Another page is none.
-    #[error("segment '{name}' is damaged: the page at byte {offset} {error}")]
-    Page { name: SegmentName, offset: u64, error: PageError },
-    /// Another cluster wrote it.
-    #[error("segment '{name}' is from another cluster: its system identifier is '{found}', not '{expected}'")]
-    OtherCluster { name: SegmentName, found: SystemId, expected: SystemId },
-    /// Its long header names another segment size.
-    #[error("segment '{name}' is from a cluster with segments of {found}, not {expected}")]
-    OtherSize { name: SegmentName, found: SegmentSize, expected: SegmentSize },
-    /// The name stands for no segment at this size.
-    #[error("'{name}' names no segment where segments are of {size}")]
-    NameTooHigh { name: SegmentName, size: SegmentSize },
-    /// It has too many or too few bytes.
-    #[error("segment '{name}' has '{found}' bytes instead of '{expected}'")]
-    Length { name: SegmentName, found: u64, expected: u64 },
-    /// A page belongs elsewhere in the log.
-    #[error("segment '{name}' holds a page of another place: byte {offset} should be LSN {expected}, but is {found}")]
-    OtherAddress { name: SegmentName, offset: u64, found: Lsn, expected: Lsn },
-    /// A page is of a timeline that the segment's cannot descend from.
-    #[error("segment '{name}' holds a page of timeline {found} at byte {offset}, where it can be at most {highest}")]
-    TimelineTooHigh { name: SegmentName, offset: u64, found: TimelineId, highest: TimelineId },
-    /// A page is of an older timeline than the one before it.
-    #[error("segment '{name}' goes back from timeline {before} to {found} at byte {offset}")]
-    TimelineGoesBack { name: SegmentName, offset: u64, found: TimelineId, before: TimelineId },
-    /// It ends whole, and all of it is of an older timeline.
-    #[error("segment '{name}' is of timeline {found} to its end; it never reaches the timeline of its name")]
-    OtherTimeline { name: SegmentName, found: TimelineId },
-    /// A page is of another major version than the first.
-    #[error("segment '{name}' holds a page of PostgreSQL {found} at byte {offset}, behind one of {expected}")]
-    OtherMajor { name: SegmentName, offset: u64, found: u32, expected: u32 },
-    /// WAL follows behind empty pages.
-    #[error("segment '{name}' has a hole: pages from byte {from} on are empty, but WAL follows at byte {to}")]
-    Hole { name: SegmentName, from: u64, to: u64 },
-    /// Something follows behind a switch.
-    #[error("segment '{name}' is damaged: behind its switch record, at byte {offset}, not all is zero")]
-    AfterSwitch { name: SegmentName, offset: u64 },
-    /// WAL ends too early.
-    #[error("segment '{name}' is incomplete or damaged: valid WAL ends at {at}; {why}")]
-    Torn { name: SegmentName, at: Lsn, why: Tear },
-    /// The pieces were not given in order, or not cut at pages.
-    #[error("segment '{name}' was read out of order: byte {found} where {expected} was due")]
-    Order { name: SegmentName, found: u64, expected: u64 },
-}
-
-impl Explain for SegmentError {
-    fn class(&self) -> Class {
-        match self {
-            SegmentError::NoWal { error, .. } | SegmentError::Page { error, .. } => error.class(),
-            SegmentError::OtherCluster { .. } | SegmentError::OtherSize { .. } | SegmentError::NameTooHigh { .. } => {
-                Class::Refused
-            }
-            SegmentError::Order { .. } => Class::Bug,
-            _ => Class::Corrupt,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let text = match self {
-            SegmentError::NoWal { error, .. } => return error.hint(),
-            SegmentError::OtherCluster { .. } | SegmentError::OtherSize { .. } => {
-                "Two clusters seem to share one archive or one configuration; give each cluster a name and an archive of its own."
-            }
-            SegmentError::OtherAddress { .. }
-            | SegmentError::OtherTimeline { .. }
-            | SegmentError::TimelineTooHigh { .. } => {
-                "This is the content of another segment under this name; look for the right file in the other places of the archive."
-            }
-            SegmentError::NameTooHigh { .. } => {
-                "Check that the segment size in the archive's identity file is the one of this cluster."
-            }
-            SegmentError::Order { .. } => return None,
-            _ => {
-                "Fetch the segment from another place of the archive or from the server's pg_wal, and look there with 'pg_waldump'."
-            }
-        };
-        Some(text.to_owned())
-    }
-}
-
-impl Known {
-    /// Judges a segment by its first [`LONG_HEADER`] bytes.
-    pub fn new(expected: &Expected, beginning: &[u8]) -> Result<Known, SegmentError> {
-        let name = expected.name;
-        let first = first_page(beginning).map_err(|error| SegmentError::NoWal { name, error })?;
-        let size = expected.size.unwrap_or(first.segment_size);
-        if let Some(system_id) = expected.system_id.filter(|id| *id != first.system_id) {
-            return Err(SegmentError::OtherCluster { name, found: first.system_id, expected: system_id });
-        }
-        if first.segment_size != size {
-            return Err(SegmentError::OtherSize { name, found: first.segment_size, expected: size });
-        }
-        let number: SegmentNumber = name.number(size).ok_or(SegmentError::NameTooHigh { name, size })?;
-        let known = Known { name, start: number.start(size), partial: expected.partial, first };
-        known.place(0, first.page_address, first.timeline)?;
-        Ok(known)
-    }
-
-    /// The size of a page in bytes.
-    pub fn block_size(&self) -> usize {
-        self.first.block_size as usize
-    }
-
-    /// The size of the segment in bytes.
-    pub fn size(&self) -> u64 {
-        self.first.segment_size.bytes()
-    }
-
-    /// Checks that a page with this address and timeline may lie at this offset.
-    fn place(&self, offset: u64, found: Lsn, timeline: TimelineId) -> Result<(), SegmentError> {
-        let (name, expected) = (self.name, Lsn(self.start.0 + offset));
-        if found != expected {
-            return Err(SegmentError::OtherAddress { name, offset, found, expected });
-        }
-        // Lower is right: the first segment of a timeline begins with a copy of its parent's pages.
-        let highest = name.timeline();
-        if timeline > highest || timeline.0 == 0 {
-            return Err(SegmentError::TimelineTooHigh { name, offset, found: timeline, highest });
-        }
-        Ok(())
-    }
-
-    /// Judges one page by its header.
-    fn page(&self, offset: u64, page: &[u8]) -> Result<Found, SegmentError> {
-        let name = self.name;
-        let header = match PageHeader::parse(page) {
-            Ok(header) => header,
-            Err(PageError::Zero) if self.partial || all_zero(page) => return Ok(Found::Other(Tear::Zeros)),
-            Err(error) if self.partial => return Ok(Found::Other(Tear::Page(error))),
-            Err(error) => return Err(SegmentError::Page { name, offset, error }),
-        };
-        let fault = match self.place(offset, header.address, header.timeline) {
-            Ok(()) if header.magic == self.first.magic => return Ok(Found::Page(header)),
-            Ok(()) => SegmentError::OtherMajor { name, offset, found: header.major, expected: self.first.major },
-            Err(fault) => fault,
-        };
-        if !self.partial {
-            return Err(fault);
-        }
-        // The server reuses old segments without clearing them: behind the end of WAL stands what they held.
-        let recycled = header.address.0 < self.start.0 && header.address.0 % self.size() == offset;
-        Ok(Found::Other(if recycled { Tear::Recycled(header.address) } else { Tear::ForeignPage }))
-    }
-}
-
-enum Found {
-    Page(PageHeader),
-    Other(Tear),
-}
-
-/// Checks the headers of the pages in a slice of a segment that begins and ends at page boundaries.
-///
-/// Keeps no state, so that slices can be checked in parallel; [`PageRun::join`] then checks what lies between them.
-pub fn check_pages(known: &Known, offset: u64, bytes: &[u8]) -> Result<PageRun, SegmentError> {
-    let (name, block) = (known.name, known.block_size());
-    let end = offset + bytes.len() as u64;
-    let mut run = PageRun::empty(offset);
-    if offset % block as u64 != 0 || bytes.len() % block != 0 {
-        return Err(SegmentError::Order { name, found: offset, expected: offset / block as u64 * block as u64 });
-    }
-    if end > known.size() {
-        return Err(SegmentError::Length { name, found: end, expected: known.size() });
-    }
-    for page in bytes.chunks_exact(block) {
-        let at = run.end;
-        run.add(known, at, block as u64, &known.page(at, page)?)?;
-    }
-    Ok(run)
-}
-
-impl PageRun {
-    fn empty(offset: u64) -> PageRun {
-        PageRun { offset, end: offset, pages: 0, first_timeline: None, last_timeline: None, stops: None }
-    }
-
-    /// Adds the run that follows. Runs must be joined in order.
-    pub fn join(self, known: &Known, next: PageRun) -> Result<PageRun, SegmentError> {
-        let name = known.name;
-        if next.offset != self.end {
-            return Err(SegmentError::Order { name, found: next.offset, expected: self.end });
-        }
-        if let (Some((from, _)), true, false) = (&self.stops, next.pages > 0, known.partial) {
-            return Err(SegmentError::Hole { name, from: *from, to: next.offset });
-        }
-        if let (Some(before), Some(found)) = (self.last_timeline, next.first_timeline)
-            && found < before
-        {
-            return Err(SegmentError::TimelineGoesBack { name, offset: next.offset, found, before });
-        }
-        Ok(PageRun {
-            offset: self.offset,
-            end: next.end,
-            pages: self.pages + next.pages,
-            first_timeline: self.first_timeline.or(next.first_timeline),
-            last_timeline: next.last_timeline.or(self.last_timeline),
-            stops: self.stops.or(next.stops),
-        })
-    }
-
-    fn add(&mut self, known: &Known, offset: u64, length: u64, found: &Found) -> Result<(), SegmentError> {
-        let name = known.name;
-        self.end = offset + length;
-        match (found, &self.stops) {
-            (Found::Page(_), Some((from, _))) if !known.partial => {
-                Err(SegmentError::Hole { name, from: *from, to: offset })
-            }
-            // Behind the end of WAL a partial segment may hold anything.
-            (_, Some(_)) => Ok(()),
-            (Found::Other(tear), None) => {
-                self.stops = Some((offset, tear.clone()));
-                Ok(())
-            }
-            (Found::Page(header), None) => {
-                let found = header.timeline;
-                if let Some(before) = self.last_timeline.filter(|before| found < *before) {
-                    return Err(SegmentError::TimelineGoesBack { name, offset, found, before });
-                }
-                self.pages += 1;
-                self.first_timeline.get_or_insert(found);
-                self.last_timeline = Some(found);
-                Ok(())
-            }
-        }
-    }
 }
 
 /// Checks a segment that is read once, from its beginning.
@@ -463,7 +210,8 @@ impl Checker {
         match self.walker.progress() {
             Progress::Torn { at, why } if !known.partial => Err(SegmentError::Torn { name: known.name, at, why }),
             Progress::Switched(end) if !known.partial => {
-                let tail = (end.0 - known.start.0 - offset) as usize;
+                // A switch that ends with its page leaves no tail on it.
+                let tail = ((end.0 - known.start.0 - offset) as usize).min(page.len());
                 if all_zero(&page[tail..]) { Ok(()) } else { Err(after_switch(known, offset + tail as u64)) }
             }
             _ => Ok(()),
@@ -485,7 +233,7 @@ impl Checker {
 
     fn report(self, known: &Known) -> Result<SegmentReport, SegmentError> {
         let (name, last_timeline) = (known.name, self.run.last_timeline.unwrap_or(known.first.timeline));
-        let end = Lsn(known.start.0 + known.size());
+        let end = Lsn(known.start.0.saturating_add(known.size()));
         let (ends, valid_until) = match (self.depth, self.walker.progress(), &self.run.stops) {
             (Depth::Records, Progress::Torn { at, why }, _) => (Ending::Torn { at, why }, at),
             (Depth::Records, Progress::Switched(at), _) => (Ending::Switched, at),
@@ -545,8 +293,5 @@ impl Visit for Turn {
     }
 }
 
-/// True where all bytes are zero. Compares with zeros, which is fast in every build.
-pub(crate) fn all_zero(bytes: &[u8]) -> bool {
-    static ZEROS: [u8; DEFAULT_BLOCK_SIZE as usize] = [0; DEFAULT_BLOCK_SIZE as usize];
-    bytes.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()])
-}
+#[cfg(test)]
+mod tests;

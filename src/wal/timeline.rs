@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
+use crate::error::{Class, Explain};
 
 /// A timeline and those it descends from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,16 @@ pub enum HistoryFault {
     /// A timeline is not lower than the one whose history this is.
     #[error("an ancestor must be lower than the timeline itself")]
     NotLower,
+}
+
+impl Explain for ParseHistoryError {
+    fn class(&self) -> Class {
+        Class::Corrupt
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("The server that began this timeline has the file in its pg_wal; compare it with the copies in the other places of the archive.".to_owned())
+    }
 }
 
 impl TimelineHistory {
@@ -187,4 +198,113 @@ fn number(text: &str, radix: u32) -> Option<(u32, &str)> {
     let end = text.find(|c: char| !c.is_digit(radix)).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     u32::from_str_radix(digits, radix).ok().map(|value| (value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_history() -> impl Strategy<Value = TimelineHistory> {
+        let line = (1u32..9, 1u64..1 << 36, "[a-z]([a-z /]{0,20}[a-z])?");
+        (proptest::collection::vec(line, 0..8), 1u32..9).prop_map(|(lines, step)| {
+            let (mut timeline, mut position, mut ancestors) = (0, 0, Vec::new());
+            for (tli, length, reason) in lines {
+                timeline += tli;
+                position += length;
+                ancestors.push(Ancestor { timeline: TimelineId(timeline), switch_point: Lsn(position), reason });
+            }
+            TimelineHistory { timeline: TimelineId(timeline + step), ancestors }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_history_reads_back_what_it_prints(history in any_history()) {
+            prop_assert_eq!(TimelineHistory::parse(history.timeline, &history.to_string()), Ok(history));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "([0-9A-F/#\t\n ]|\\PC)*") {
+            let _ = TimelineHistory::parse(TimelineId(9), &text);
+        }
+
+        #[test]
+        fn a_position_belongs_to_the_first_timeline_that_ends_behind_it(history in any_history(), at in 0u64..1 << 39) {
+            let first = history.spans().find(|(_, end)| at < end.0).map(|(timeline, _)| timeline);
+            prop_assert_eq!(Some(history.timeline_at(Lsn(at))), first);
+        }
+
+        #[test]
+        fn the_owner_of_a_segment_holds_its_last_byte(history in any_history(), at in 0u64..1 << 39) {
+            let size = SegmentSize::DEFAULT;
+            let segment = Lsn(at).segment(size);
+            let last = Lsn(segment.end(size).0 - 1);
+            prop_assert_eq!(history.owner_of_segment(segment, size), history.timeline_at(last));
+        }
+
+        #[test]
+        fn a_child_forks_from_its_parent_where_it_begins(parent in any_history(), length in 1u64..1 << 30) {
+            let mut child = parent.clone();
+            let switch_point = Lsn(parent.begins().0 + length);
+            child.ancestors.push(Ancestor { timeline: parent.timeline, switch_point, reason: String::new() });
+            child.timeline = TimelineId(parent.timeline.0 + 1);
+            prop_assert_eq!(fork(&parent, &child), Some((parent.timeline, switch_point)));
+            prop_assert_eq!(fork(&child, &parent), fork(&parent, &child));
+            prop_assert_eq!(fork(&child, &child), Some((child.timeline, Lsn(u64::MAX))));
+            prop_assert!(child.is_ancestor(parent.timeline) && !child.is_ancestor(child.timeline));
+        }
+    }
+
+    fn parse(text: &str) -> Result<TimelineHistory, (usize, HistoryFault)> {
+        TimelineHistory::parse(TimelineId(7), text).map_err(|error| (error.line, error.fault))
+    }
+
+    #[test]
+    fn a_file_is_read_as_the_server_reads_it() {
+        let text =
+            "# old\n\n1\t0/3000060\tno recovery target specified\n \t\n  3 1/0AbC before 2026-01-01 # noon\n5 2/0";
+        let history = parse(text).expect("because the server takes it");
+        let lines: Vec<_> = history.ancestors.iter().map(|a| (a.timeline.0, a.switch_point.0, &*a.reason)).collect();
+        let wanted = [
+            (1, 0x300_0060, "no recovery target specified"),
+            (3, 0x1_0000_0ABC, "before 2026-01-01 # noon"),
+            (5, 0x2_0000_0000, ""),
+        ];
+        assert_eq!(lines, wanted);
+        assert_eq!(history.switch_point(TimelineId(3)), Some(Lsn(0x1_0000_0ABC)));
+        assert_eq!((history.switch_point(TimelineId(7)), history.switch_point(TimelineId(2))), (None, None));
+        assert_eq!(TimelineHistory::first().to_string(), "");
+    }
+
+    #[test]
+    fn damage_is_named_with_its_line() {
+        assert_eq!(parse("1\t0/1\n\nx"), Err((3, HistoryFault::NoTimeline)));
+        assert_eq!(parse("99999999999\t0/1"), Err((1, HistoryFault::NoTimeline)));
+        for text in ["1", "1\t", "1\t0", "1\t0/", "1\tx/1", "1\t0/123456789"] {
+            assert_eq!(parse(text), Err((1, HistoryFault::NoSwitchPoint)), "{text}");
+        }
+        assert_eq!(parse("2\t0/1\n2\t0/2"), Err((2, HistoryFault::NotIncreasing)));
+        assert_eq!(parse("1\t0/1\n7\t0/2\n"), Err((2, HistoryFault::NotLower)));
+    }
+
+    #[test]
+    fn switch_points_that_go_back_are_read_from_the_newest() {
+        // Timeline 3 came from a recovery along 2 that stopped before 2 began.
+        let history = parse("1\t0/5000\n2\t0/4000\n").expect("because the server writes and takes it");
+        assert_eq!(history.timeline_at(Lsn(0x4800)), TimelineId(7));
+        assert_eq!(history.timeline_at(Lsn(0x3000)), TimelineId(1));
+    }
+
+    #[test]
+    fn siblings_part_where_the_first_of_them_left() {
+        let a = TimelineHistory::parse(TimelineId(2), "1\t0/5000\n").expect("because it is well formed");
+        let b = TimelineHistory::parse(TimelineId(3), "1\t0/4000\n").expect("because it is well formed");
+        assert_eq!(fork(&a, &b), Some((TimelineId(1), Lsn(0x4000))));
+        let same_number = TimelineHistory::parse(TimelineId(2), "1\t0/4000\n").expect("because it is well formed");
+        assert_eq!(fork(&a, &same_number), Some((TimelineId(1), Lsn(0x4000))));
+        let stranger = TimelineHistory { timeline: TimelineId(9), ancestors: Vec::new() };
+        assert_eq!(fork(&a, &stranger), None);
+    }
 }

@@ -264,7 +264,7 @@ fn send(id: u32, signal: Signal) {
 }
 
 /// Every process: its number, its parent's, its name as the kernel keeps it.
-fn all_processes() -> Vec<(u32, u32, String)> {
+pub fn all_processes() -> Vec<(u32, u32, String)> {
     let entries = fs::read_dir("/proc").expect("this is Linux");
     entries
         .flatten()

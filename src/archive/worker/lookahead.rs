@@ -3,6 +3,7 @@
 //! An answer is given only for the very state of the file that it was made from. At the first failure looking ahead
 //! stops; the failure is reported through the call it belongs to, once, so that it stands in the server's log.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,8 +147,8 @@ impl LookAhead {
         let mut state = self.lock();
         let room = state.slots.len() < self.config.archive.lookahead as usize;
         while room && let Some((name, path)) = state.upcoming.pop_front() {
-            if !state.slots.contains_key(&name) {
-                state.slots.insert(name, Slot::Running);
+            if let Entry::Vacant(slot) = state.slots.entry(name) {
+                slot.insert(Slot::Running);
                 return Some((name, path));
             }
         }

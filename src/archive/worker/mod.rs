@@ -148,12 +148,10 @@ impl Worker {
                 self.drain_queues();
                 reply
             }
-            What::Fetch { name, target, asker } => {
-                match self.prefetch.fetch(name, &target, asker, deadline) {
-                    Ok(answer) => Reply::Fetched(answer),
-                    Err(error) => Reply::Failed(Failure::from(error)),
-                }
-            }
+            What::Fetch { name, target, asker } => match self.prefetch.fetch(name, &target, asker, deadline) {
+                Ok(answer) => Reply::Fetched(answer),
+                Err(error) => Reply::Failed(Failure::from(error)),
+            },
             What::Status => Reply::Status {
                 process: std::process::id(),
                 prepared: self.lookahead.prepared(),

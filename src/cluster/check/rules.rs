@@ -241,6 +241,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_schema_knows_every_check_and_every_key() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../../etc/check-node.schema.json"))
+            .expect("because the schema is JSON");
+        let finding = &schema["$defs"]["finding"]["properties"];
+        let known: Vec<_> = finding["check"]["enum"].as_array().into_iter().flatten().collect();
+        for judged in judge(&healthy()) {
+            assert!(known.contains(&&serde_json::Value::from(judged.check)), "{}", judged.check);
+            let json = serde_json::to_value(&judged).expect("because plain data has no reason not to become JSON");
+            for key in json.as_object().into_iter().flat_map(|object| object.keys()) {
+                assert!(finding.get(key).is_some(), "{key}");
+            }
+        }
+    }
+
+    #[test]
     fn nothing_is_wrong_on_a_healthy_node() {
         let wrong: Vec<_> = judge(&healthy()).into_iter().filter(|finding| finding.level != Level::Ok).collect();
         assert_eq!(wrong, []);

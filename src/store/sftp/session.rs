@@ -195,9 +195,8 @@ fn milliseconds(duration: Duration) -> u32 {
 
 fn known_keys(settings: &SftpSettings) -> Result<KnownKeys, Refusal> {
     let files = settings.known_hosts.clone().map_or_else(default_files, |file| vec![file]);
-    let known = KnownKeys::read(&files, &settings.host, settings.port)
-        .map_err(|e| Refusal::new(format!("cannot read '{}': {e}", files[0].display())))?;
-    Ok(known)
+    KnownKeys::read(&files, &settings.host, settings.port)
+        .map_err(|e| Refusal::new(format!("the known_hosts files cannot be read: {e}")))
 }
 
 /// Opens the connection; the name is looked up and every address tried within the time allowed.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
-use crate::error::Explain;
+use crate::error::{Class, Explain};
 use crate::store::conformance::{self, TestFile, noise, path};
 use crate::system::clock::Deadline;
 

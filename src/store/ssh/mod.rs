@@ -71,8 +71,10 @@ impl SshStore {
         let session = connector(settings, &place)(Want::Init).map_err(|broken| broken.into_error(&place))?;
         let operation = Operation::new("create", identity.as_str(), settings.deadline);
         let request = Request::Init { path: identity.to_string() };
-        let reply = send::record(&session, &request, content, &operation)?;
-        session.published(reply)
+        let outcome = send::record(&session, &request, content, &operation).and_then(|reply| session.published(reply));
+        // The reader holds the session too: only giving it up ends the process.
+        session.give_up(closed());
+        outcome
     }
 
     fn over(place: Place, allowed: std::time::Duration, connector: Box<Connector>) -> Result<SshStore, StoreError> {
@@ -151,9 +153,20 @@ impl Drop for Attempt<'_> {
 impl Drop for SshStore {
     fn drop(&mut self) {
         if let Link::Up(session) = &*self.link() {
-            session.give_up(Broken::Lost { reason: "the store was closed".to_owned(), hint: None });
+            session.give_up(closed());
         }
     }
+}
+
+fn closed() -> Broken {
+    Broken::Lost { reason: "the store was closed".to_owned(), hint: None }
+}
+
+/// How long a file may take: the deadline is meant for a segment, so a longer file gets it once for every part of so
+/// many bytes.
+fn patience(allowed: std::time::Duration, size: u64) -> std::time::Duration {
+    const PART: u64 = 64 << 20;
+    allowed.saturating_mul(u32::try_from(size / PART).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// Connects by starting ssh.
@@ -217,7 +230,8 @@ impl Store for SshStore {
 
     fn publish(&self, path: &StorePath, payload: &Payload, rivals: &[StorePath]) -> Result<Published, StoreError> {
         let session = self.session()?;
-        let reply = send::file(&session, path, payload, rivals, &self.operation("store", path))?;
+        let operation = Operation::new("store", path.as_str(), patience(self.allowed, payload.size));
+        let reply = send::file(&session, path, payload, rivals, &operation)?;
         session.published(reply)
     }
 
