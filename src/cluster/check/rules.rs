@@ -33,6 +33,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     }
     if let Some(server) = &facts.server {
         found.push(server::role(facts, server));
+        found.extend(server::pgdata(facts, server));
         found.extend(settings::judge(server));
         found.push(server::archiver(server));
         found.push(server::ready(server, &facts.limits));
@@ -187,6 +188,7 @@ pub(crate) mod tests {
     pub(crate) fn healthy_server() -> Server {
         Server {
             role: Ok(Role::Primary),
+            data_directory: Some("/var/lib/pgsql/data".into()),
             settings: Ok(Settings { source: SettingsSource::Server, values: good_settings(), pending: Vec::new() }),
             control: Ok(Some(Control {
                 system_identifier: SystemId(7123),
