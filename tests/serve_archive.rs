@@ -436,15 +436,19 @@ fn a_connection_lost_in_the_middle_leaves_nothing_and_the_next_run_succeeds() {
             let publishing = scope.spawn(|| store.publish(&at, &file.payload, &[]));
             // In the middle: a temporary file is there, and cannot be whole, since its process is stopped first.
             wait_until("something arrives", temporary);
-            sshd.signal("serve-archive", Signal::STOP);
+            let far_ends = sshd.processes("serve-archive");
+            far_ends.iter().for_each(|id| sshd::send(*id, Signal::STOP));
             assert!(sshd.signal(victim, Signal::KILL) > 0);
-            sshd.signal("serve-archive", Signal::CONT);
+            far_ends.iter().for_each(|id| sshd::send(*id, Signal::CONT));
+            wait_until("it ends", || {
+                !far_ends.iter().any(|id| sshd::all_processes().iter().any(|(other, ..)| other == id))
+            });
             publishing.join().expect("no panic").expect_err("the connection broke")
         });
         assert!(matches!(error, StoreError::Unreachable { .. }), "{victim}: {error}");
         assert!(!archive.join("main").join(at.as_str()).exists());
         assert_eq!(store.publish(&at, &file.payload, &[]).expect("the next run"), Published::New, "{victim}");
-        wait_until("no far end is left but one", || sshd.processes("serve-archive").len() == 1);
+        assert_eq!(sshd.processes("serve-archive").len(), 1, "{victim}");
     }
     // An sshd that is gone ends the far end in order: nothing temporary stays of that one.
     let stays: Vec<_> = names(&archive).into_iter().filter(|name| name.contains(".tmp-")).collect();
@@ -464,7 +468,9 @@ fn a_peer_that_hangs_is_noticed_within_the_deadline() {
     let file = TestFile::new(&noise(16 << 20, 4));
     // Once while it answers nothing, once while it does not even read.
     for name in ["serve-archive", "sshd"] {
-        assert!(sshd.signal(name, Signal::STOP) > 0);
+        let stopped = sshd.processes(name);
+        assert!(!stopped.is_empty());
+        stopped.iter().for_each(|id| sshd::send(*id, Signal::STOP));
         let begun = Instant::now();
         thread::scope(|scope| {
             for number in 0..4 {
@@ -477,7 +483,7 @@ fn a_peer_that_hangs_is_noticed_within_the_deadline() {
             }
         });
         assert!(begun.elapsed() < Duration::from_secs(9), "{name}: {:?}", begun.elapsed());
-        sshd.signal(name, Signal::CONT);
+        stopped.iter().for_each(|id| sshd::send(*id, Signal::CONT));
         assert!(store.look(&path("wal/none")).expect("a new connection").is_none());
     }
 }

@@ -256,7 +256,9 @@ fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
-fn send(id: u32, signal: Signal) {
+/// Sends a signal to one process beneath an sshd, or to one that was: it outlives the sshd above it for a moment, and
+/// for ever where it is stopped.
+pub fn send(id: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
         // It may be gone already.
         let _ = kill_process(pid, signal);
