@@ -104,7 +104,7 @@ fn a_node_that_is_well_is_said_to_be_so() {
         "config-mode",
         "key-mode",
         "spool",
-        "archive-mode",
+        "archive-dir",
         "placement",
         "identity",
         "archive-age",
@@ -234,7 +234,7 @@ fn wide_modes_and_a_spool_in_the_data_directory_are_found() {
     assert_eq!(scene.level(&["alpha"], "config-mode", &shared.display().to_string()), "critical");
     assert_eq!(scene.level(&["alpha"], "placement", &spool.display().to_string()), "warning");
     assert_eq!(
-        scene.level(&["alpha"], "archive-mode", &scene.layout.dir.join("alpha/archive/modes").display().to_string()),
+        scene.level(&["alpha"], "archive-dir", &scene.layout.dir.join("alpha/archive/modes").display().to_string()),
         "critical"
     );
 }

@@ -115,7 +115,7 @@ fn a_node_that_cannot_be_reached_stops_no_other() {
 }
 
 #[test]
-fn programs_are_sent_and_only_those_that_run_there() {
+fn programs_are_sent_once_and_run_there() {
     let mut scene = Scene::new("programs");
     let there = scene.layout.dir.join("bin");
     make_dir(&there);

@@ -195,6 +195,8 @@ pub struct Archiver {
 pub struct Server {
     /// What it does.
     pub role: Result<Role, String>,
+    /// The data directory it says it uses, without symbolic links; absent where it does not answer or may not say.
+    pub data_directory: Option<PathBuf>,
     /// Its settings.
     pub settings: Result<Settings, String>,
     /// Its control file.

@@ -33,6 +33,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     }
     if let Some(server) = &facts.server {
         found.push(server::role(facts, server));
+        found.extend(server::pgdata(facts, server));
         found.extend(settings::judge(server));
         found.push(server::archiver(server));
         found.push(server::ready(server, &facts.limits));
@@ -187,6 +188,7 @@ pub(crate) mod tests {
     pub(crate) fn healthy_server() -> Server {
         Server {
             role: Ok(Role::Primary),
+            data_directory: Some("/var/lib/pgsql/data".into()),
             settings: Ok(Settings { source: SettingsSource::Server, values: good_settings(), pending: Vec::new() }),
             control: Ok(Some(Control {
                 system_identifier: SystemId(7123),
@@ -238,6 +240,21 @@ pub(crate) mod tests {
         let findings = found(&facts, "setting");
         let finding = findings.iter().find(|finding| finding.subject == name);
         finding.unwrap_or_else(|| panic!("no finding about '{name}'")).level
+    }
+
+    #[test]
+    fn the_schema_knows_every_check_and_every_key() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../../etc/check-node.schema.json"))
+            .expect("because the schema is JSON");
+        let finding = &schema["$defs"]["finding"]["properties"];
+        let known: Vec<_> = finding["check"]["enum"].as_array().into_iter().flatten().collect();
+        for judged in judge(&healthy()) {
+            assert!(known.contains(&&serde_json::Value::from(judged.check)), "{}", judged.check);
+            let json = serde_json::to_value(&judged).expect("because plain data has no reason not to become JSON");
+            for key in json.as_object().into_iter().flat_map(|object| object.keys()) {
+                assert!(finding.get(key).is_some(), "{key}");
+            }
+        }
     }
 
     #[test]

@@ -46,10 +46,13 @@ pub fn gather(node: &Node, patience: Duration) -> Option<Server> {
     };
     Some(Server {
         role: role(live.as_ref(), &running),
+        data_directory: live.as_ref().and_then(|live| live.as_ref().ok()).and_then(data_directory),
         settings: settings(live.as_ref(), pgdata.as_deref()),
         control,
         archiver: archiver(live.as_ref(), &running),
-        ready: pgdata.map_or(Ok(None), |pgdata| bounded(pgdata.join("pg_wal/archive_status"), ready)),
+        ready: pgdata.map_or(Err("the configuration names no pgdata".to_owned()), |pgdata| {
+            bounded(pgdata.join("pg_wal/archive_status"), ready)
+        }),
     })
 }
 
@@ -126,6 +129,11 @@ fn postmaster(pgdata: &Path) -> Result<bool, String> {
         Ok(()) | Err(rustix::io::Errno::PERM) => Ok(true),
         Err(_) => Ok(false),
     }
+}
+
+fn data_directory(live: &Live) -> Option<PathBuf> {
+    let said = live.facts.data_directory.as_ref()?;
+    Some(fs::canonicalize(said).unwrap_or_else(|_| said.clone()))
 }
 
 fn read_control(pgdata: &Path) -> Told<Control> {

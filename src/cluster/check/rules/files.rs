@@ -48,10 +48,10 @@ pub(super) fn spool(local: &Local) -> Finding {
     own_directory("spool", &local.spool, owner_wanted(local))
 }
 
-/// `archive-mode`: WAL holds every row, so nobody else reads it.
+/// `archive-dir`: WAL holds every row, so nobody else reads it.
 pub(super) fn archive(local: &Local) -> Option<Finding> {
     let archive = local.archive.as_ref()?;
-    let finding = own_directory("archive-mode", &archive.root, owner_wanted(local));
+    let finding = own_directory("archive-dir", &archive.root, owner_wanted(local));
     let missing = archive.root.stat.as_ref().is_ok_and(Option::is_none);
     Some(if missing {
         finding.fix("If it is on a volume of its own, mount it; a new archive is made with 'archive-wal --init'.")

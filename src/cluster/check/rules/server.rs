@@ -23,6 +23,21 @@ pub(super) fn judge_role(node: &str, role: &Result<Role, String>) -> Finding {
     }
 }
 
+/// `pgdata`: conninfo and pgdata of a node name one server; else half of what is checked is about another one.
+pub(super) fn pgdata(facts: &Facts, server: &Server) -> Option<Finding> {
+    let said = server.data_directory.as_ref()?;
+    let configured = facts.local.as_ref()?.pgdata.as_ref()?;
+    let Ok(Some(stat)) = &configured.stat else { return None };
+    let subject = configured.path.display().to_string();
+    Some(if stat.resolved == *said {
+        Finding::ok("pgdata", subject, "the server that conninfo reaches runs in it")
+    } else {
+        let message = format!("the server that conninfo reaches runs in '{}'", said.display());
+        Finding::new(Level::Critical, "pgdata", subject, message)
+            .fix("Let pgdata and conninfo of this node name the same server.")
+    })
+}
+
 /// `archiver`: what `pg_stat_archiver` says. A command that dies by a signal is not counted there; `ready` sees that.
 pub(super) fn archiver(server: &Server) -> Finding {
     let subject = "pg_stat_archiver";
@@ -83,6 +98,14 @@ mod tests {
     fn unknown_is_not_down() {
         assert_eq!(level(&spoilt(|server| server.role = Ok(Role::Down)), "role"), Level::Critical);
         assert_eq!(level(&spoilt(|server| server.role = Err("timeout".into())), "role"), Level::Unknown);
+    }
+
+    #[test]
+    fn a_server_in_another_directory_is_critical_and_one_that_does_not_say_is_not_guessed() {
+        assert_eq!(level(&healthy(), "pgdata"), Level::Ok);
+        let facts = spoilt(|server| server.data_directory = Some("/other".into()));
+        assert_eq!(level(&facts, "pgdata"), Level::Critical);
+        assert_eq!(found(&spoilt(|server| server.data_directory = None), "pgdata"), []);
     }
 
     #[test]
