@@ -5,6 +5,7 @@
 //! [`expire`] removes. The [`worker`] does the first two ahead of time with the same code.
 
 pub mod consumers;
+pub mod continuity;
 pub mod delivery;
 pub mod dispute;
 pub mod encode;
