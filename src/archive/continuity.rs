@@ -220,6 +220,24 @@ impl Inventory {
         }
     }
 
+    /// Follows whole segments along a history backwards from this one, which is here; the first one of the stretch.
+    pub fn since(&self, history: &TimelineHistory, last: SegmentNumber) -> SegmentNumber {
+        let mut first = last;
+        loop {
+            let owner = history.owner_of_segment(first, self.size);
+            let start = self.timelines.get(&owner).and_then(|held| held.whole.start_of(first));
+            let Some(start) = start else { return first.next() };
+            let parent = history.ancestors.iter().rev().find(|ancestor| ancestor.timeline < owner);
+            first = parent.map_or(start, |parent| parent.switch_point.segment(self.size).max(start).min(first));
+            let Some(before) = first.previous() else { return first };
+            let earlier = history.owner_of_segment(before, self.size);
+            if !self.holds(earlier, before) {
+                return first;
+            }
+            first = before;
+        }
+    }
+
     /// The lowest position that anything here holds or needs.
     fn floor(&self) -> Option<SegmentNumber> {
         let held = self.timelines.values().flat_map(|held| [held.whole.first(), held.partial.first().copied()]);

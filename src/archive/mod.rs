@@ -4,8 +4,12 @@
 //! this machine keeps beside it. [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
 //! [`expire`] removes. The [`worker`] does the first two ahead of time with the same code.
 
+pub mod acknowledged;
+pub mod audit;
+pub mod backups;
 pub mod consumers;
 pub mod continuity;
+pub mod copies;
 pub mod delivery;
 pub mod dispute;
 pub mod encode;
@@ -17,13 +21,17 @@ pub mod hole;
 pub mod identity;
 pub mod init;
 pub mod layout;
+pub mod mark;
 pub mod places;
 pub mod push;
 pub mod queue;
 pub mod relay;
 pub mod shipping;
 pub mod spool;
+pub mod survey;
+pub mod verify;
 pub mod waiting;
+pub mod window;
 pub mod worker;
 
 pub use error::ArchiveError;

@@ -57,6 +57,21 @@ impl Ranges {
         self.stretch(number).map(|(_, last)| SegmentNumber(last))
     }
 
+    /// The beginning of the stretch that holds this number.
+    pub fn start_of(&self, number: SegmentNumber) -> Option<SegmentNumber> {
+        self.stretch(number).map(|(first, _)| SegmentNumber(first))
+    }
+
+    /// Takes a number out; `false` where it was not there.
+    pub fn remove(&mut self, number: SegmentNumber) -> bool {
+        let at = self.0.partition_point(|(_, last)| *last < number.0);
+        let Some(&(first, last)) = self.0.get(at).filter(|(first, _)| *first <= number.0) else { return false };
+        let before = (first < number.0).then(|| (first, number.0 - 1));
+        let behind = (number.0 < last).then(|| (number.0 + 1, last));
+        self.0.splice(at..=at, before.into_iter().chain(behind));
+        true
+    }
+
     fn stretch(&self, number: SegmentNumber) -> Option<(u64, u64)> {
         let at = self.0.partition_point(|(_, last)| *last < number.0);
         self.0.get(at).copied().filter(|(first, _)| *first <= number.0)
@@ -141,6 +156,12 @@ mod tests {
             if let Some(end) = ranges.end_of(SegmentNumber(from)) {
                 prop_assert!((from..=end.0).all(|n| set.contains(&n)) && !set.contains(&(end.0 + 1)));
             }
+            if let Some(start) = ranges.start_of(SegmentNumber(from)) {
+                prop_assert!((start.0..=from).all(|n| set.contains(&n)));
+                prop_assert!(start.0 == 0 || !set.contains(&(start.0 - 1)));
+            }
+            prop_assert_eq!(ranges.remove(SegmentNumber(from)), set.remove(&from));
+            prop_assert!((0..140).all(|n| ranges.contains(SegmentNumber(n)) == set.contains(&n)));
         }
     }
 }

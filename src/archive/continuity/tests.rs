@@ -86,12 +86,12 @@ impl Family {
         inventory
     }
 
-    /// True where the segment must have existed, going by what else there is.
+    /// True where the segment must have existed, going by what else there is; the first one of the root need not.
     fn misses(&self, member: usize, number: u64) -> bool {
         let (_, begin, _) = self.0[member];
         let (first, last) = (number == begin, number + 1 == self.end(member));
         let left_behind = self.0.iter().skip(1).any(|(parent, fork, _)| *parent == member && *fork > number);
-        (!last || left_behind) && (member > 0 || !first || left_behind && last)
+        (!last || left_behind) && (member > 0 || !first)
     }
 }
 
