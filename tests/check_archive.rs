@@ -297,6 +297,74 @@ fn timelines_that_nothing_leads_to_are_named() {
     assert_eq!(scene.report(22, &[])["gaps"].as_array().map(Vec::len), Some(1));
 }
 
+#[test]
+fn what_was_discarded_and_what_waits_in_a_queue_is_told() {
+    let mut scene = Scene::new("discarded", 2);
+    let (waits, gone) = (scene.segment(), scene.segment());
+    // A segment that the archive lacks waits in its queue, and nowhere else.
+    let queue = scene.layout.node("alpha").spool.join("queue");
+    for folder in [&queue, &queue.join("alpha")] {
+        support::workspace::make_dir(folder);
+    }
+    fs::rename(scene.stored(&waits), queue.join("alpha").join(format!("{waits}.zst"))).expect("on one file system");
+    fs::remove_file(scene.alpha.pgdata().join("pg_wal").join(&waits)).expect("because it is still there");
+    let report = scene.report(20, &[]);
+    let copy = &report["gaps"][0]["copies"][0];
+    assert_eq!((text(&copy["first"]), &copy["kind"]), (waits.as_str(), &"queue".into()), "{report}");
+    run_line(text(&copy["commands"][0]["line"]));
+    scene.report(0, &[]);
+    // Behind the newest segment nothing shows that there was more, but the record of what was discarded.
+    scene.layout.set("archive", "discard_confirmation", "I accept a broken WAL chain").write();
+    scene.layout.program("alpha", "archive-wal").arg("--discard").run().expect_ok();
+    let lost = segment(&scene.alpha);
+    let done = scene.alpha.pgdata().join(format!("pg_wal/archive_status/{lost}.done"));
+    let lost_file = scene.alpha.pgdata().join("pg_wal").join(&lost);
+    wait_until(PATIENCE, "it is discarded", || done.exists() || !lost_file.exists());
+    let report = scene.report(20, &[]);
+    assert_eq!(stretches(&report["gaps"]), [(lost.clone(), lost.clone())]);
+    assert_eq!(
+        (text(&report["gaps"][0]["why"]), text(&report["broken_chains"][0]["first"])),
+        ("they were discarded", lost.as_str())
+    );
+    assert!(text(&report["newest"]["last"]) == gone, "{report}");
+    scene.check(&["--acknowledge", &lost, "--reason", "on purpose"]).expect_ok();
+    scene.report(0, &[]);
+}
+
+#[test]
+fn a_backup_can_be_restored_as_far_as_the_wal_is_whole() {
+    let scene = Scene::new("window", 1);
+    let (start, stop) = (scene.segment(), scene.segment());
+    let position = u64::from_str_radix(&stop[16..], 16).expect("hexadecimal digits") << 20;
+    let (middle, last) = (scene.segment(), scene.segment());
+    let backup = scene.wal().join("../backup");
+    for folder in [&backup, &backup.join("b1"), &backup.join("unfinished")] {
+        support::workspace::make_dir(folder);
+    }
+    let description = serde_json::json!({
+        "label": "b1", "start_segment": start, "timeline": 1, "stop_lsn": format!("0/{:X}", position + 0x100),
+        "stopped": "2026-01-02T03:04:05+00:00",
+    });
+    overwrite(&backup.join("b1/backup.json"), description.to_string().as_bytes());
+    let report = scene.report(0, &[]);
+    let window = &report["windows"][0];
+    assert_eq!((&window["usable"], text(&window["until"]["last"])), (&true.into(), last.as_str()), "{report}");
+    let time = |value: &Value| chrono::DateTime::parse_from_rfc3339(text(value)).expect("a time").timestamp();
+    assert_eq!(time(&report["earliest"]), 1_767_323_045);
+    assert_eq!(report["latest"], report["newest"]["last_commit"]);
+    assert!(report["notices"].to_string().contains("'unfinished' is not finished"), "{report}");
+    // A hole behind it shortens the window, one inside makes the backup useless; so does damage.
+    let good = fs::read(scene.stored(&middle)).expect("because it is archived");
+    fs::remove_file(scene.stored(&middle)).expect("because it is archived");
+    let report = scene.report(20, &[]);
+    assert_eq!(text(&report["windows"][0]["until"]["last"]), stop);
+    assert!(report["latest"].as_str() < report["newest"]["last_commit"].as_str(), "{report}");
+    overwrite(&scene.stored(&middle), &good);
+    overwrite(&scene.stored(&stop), b"nonsense");
+    let report = scene.report(22, &[]);
+    assert_eq!((&report["windows"][0]["usable"], &report["earliest"]), (&false.into(), &Value::Null), "{report}");
+}
+
 /// A primary whose archiving fails, a standby that streams: promoted, it leaves a hole that nobody fills by himself.
 #[test]
 fn the_hole_of_a_failover_is_named_found_and_healed() {
@@ -375,8 +443,9 @@ fn the_hole_of_a_failover_is_named_found_and_healed() {
 #[test]
 #[ignore = "it makes a million files"]
 fn a_million_names_take_seconds_and_little_memory() {
-    let scene = Scene::new("million", 0);
+    let scene = Scene::new("million", 1);
     let wal = scene.wal();
+    fs::remove_dir_all(wal.join("0000000100000000")).expect("because a segment was archived");
     for log in 1..=3907u32 {
         let folder = wal.join(format!("00000001{log:08X}"));
         fs::create_dir(&folder).expect("because the test owns it");
@@ -390,7 +459,7 @@ fn a_million_names_take_seconds_and_little_memory() {
     overwrite(&wal.join("../identity.json"), identity(&wal).as_bytes());
     let begin = std::time::Instant::now();
     let line = format!(
-        "ulimit -v 400000; {} --config {} --names-only --json",
+        "ulimit -v 64000; {} --config {} --names-only --json",
         support::program("check-archive").display(),
         scene.layout.shared_file("alpha").display()
     );

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::ArchiveError;
 use super::acknowledged::{self, Acknowledgement};
-use super::continuity::{Because, Gap, Inventory, Orphan, judge};
+use super::confirm::confirm;
+use super::continuity::{Because, Continuity, Gap, Inventory, Orphan, judge};
 use super::copies::{Copy, Elsewhere, Search};
 use super::mark::Mark;
 use super::places::{Archive, Site, Sites};
@@ -217,7 +218,8 @@ pub fn audit(
         verified = verify(&archive, &survey, &spool, site.name(), options.full, watcher)?;
     }
     verified.damaged.append(&mut survey.damaged);
-    let found = Findings::new(&survey.inventory, &accepted);
+    let judged = confirm(&archive, &survey.inventory, judge(&survey.inventory))?;
+    let found = Findings::new(&survey.inventory, judged, &accepted);
     // What is damaged is there, and is of no use to a restore.
     let mut usable = survey.inventory.clone();
     drop_damaged(&mut usable, &verified.damaged);
@@ -304,8 +306,7 @@ struct Findings {
 }
 
 impl Findings {
-    fn new(inventory: &Inventory, said: &[Acknowledgement]) -> Findings {
-        let judged = judge(inventory);
+    fn new(inventory: &Inventory, judged: Continuity, said: &[Acknowledgement]) -> Findings {
         let mut found = Findings { open: Vec::new(), accepted: Vec::new(), orphans: Vec::new() };
         for (part, said) in judged.gaps.iter().flat_map(|gap| acknowledged::split(gap, said, inventory.size)) {
             let Some(said) = said else {
@@ -486,7 +487,8 @@ pub fn acknowledge(
     let node = config.local.node.clone();
     let at = Local::now().to_rfc3339_opts(SecondsFormat::Secs, false);
     let said = Acknowledgement { first, last, reason: reason.to_owned(), node, at };
-    let open = Findings::new(&inventory, &all).open;
+    let judged = confirm(&archive, &inventory, judge(&inventory))?;
+    let open = Findings::new(&inventory, judged, &all).open;
     let parts = open.iter().flat_map(|gap| acknowledged::split(gap, std::slice::from_ref(&said), inventory.size));
     let covered: u64 = parts.filter(|(_, said)| said.is_some()).map(|(gap, _)| gap.last.0 - gap.first.0 + 1).sum();
     if covered == 0 {

@@ -69,7 +69,7 @@ fn describe(label: String, value: &Value) -> Described {
         timeline: timeline.or(start.map(SegmentName::timeline)),
         start,
         stop: first(&["stop_lsn", "stop"]).and_then(|stop| position(&stop)),
-        finished: first(&["stop_time", "stopped_at", "finished"]).and_then(|time| moment(&time)),
+        finished: first(&["stopped", "stop_time"]).and_then(|time| moment(&time)),
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     fn what_is_understood_is_taken_and_the_rest_is_unknown() {
         let full = json!({
             "start_segment": "000000020000000000000005", "timeline": 2, "stop_lsn": "0/6000100",
-            "stop_time": "2026-03-01T12:00:00+01:00", "kind": "full",
+            "stopped": "2026-03-01T12:00:00+01:00", "kind": "full",
         });
         let found = describe("a".to_owned(), &full);
         assert_eq!(found.start.map(|name| name.to_string()).as_deref(), Some("000000020000000000000005"));

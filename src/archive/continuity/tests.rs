@@ -140,6 +140,14 @@ proptest! {
             next = next.next();
         }
         prop_assert_eq!(archive.reach(&history, SegmentNumber(from)), reached);
+        // Backwards from there the same stretch is found, and what came before it.
+        if let Some((_, last)) = reached {
+            let first = archive.since(&history, last);
+            prop_assert!(first.0 <= from);
+            let holds = |n: u64| archive.holds(history.owner_of_segment(SegmentNumber(n), SIZE), SegmentNumber(n));
+            prop_assert!((first.0..=last.0).all(holds));
+            prop_assert!(first.0 == 0 || !holds(first.0 - 1));
+        }
     }
 }
 
