@@ -31,6 +31,8 @@ pub struct Options<'a> {
     pub names_only: bool,
     /// Read everything, also what an earlier run found good.
     pub full: bool,
+    /// Remember what was read.
+    pub remember: bool,
     /// What tells our programs on this node which configuration to read, in commands; empty, or with a blank behind it.
     pub arguments: &'a str,
 }
@@ -215,7 +217,7 @@ pub fn audit(
     let accepted = acknowledged::read(&archive)?;
     let mut verified = Verified::default();
     if !options.names_only {
-        verified = verify(&archive, &survey, &spool, site.name(), options.full, watcher)?;
+        verified = verify(&archive, &survey, &spool, site.name(), options, watcher)?;
     }
     verified.damaged.append(&mut survey.damaged);
     let judged = confirm(&archive, &survey.inventory, judge(&survey.inventory))?;
@@ -289,13 +291,13 @@ fn verify(
     survey: &Survey,
     spool: &Spool,
     node: &str,
-    full: bool,
+    options: Options<'_>,
     watcher: &dyn Watcher,
 ) -> Result<Verified, ArchiveError> {
     let location = &archive.store.place().location;
     let mark = Mark::load(spool, node, location);
-    let save = |mark: &Mark| mark.save(spool, node);
-    Verification { archive, mark, full, save: &save, watcher }.run(&survey.folders)
+    let save = |mark: &Mark| if options.remember { mark.save(spool, node) } else { Ok(()) };
+    Verification { archive, mark, full: options.full, save: &save, watcher }.run(&survey.folders)
 }
 
 /// What counts, and what was accepted.

@@ -213,6 +213,8 @@ impl<'a> Search<'a> {
             };
             add(self.within(gap, &names), &mut found.copies, &|names| self.in_archive(site, archive, names));
         }
+        // What is proven goes first, and this node before others: its commands can be pasted here.
+        found.copies.sort_by_key(|copy| (copy.kind, !copy.proven, copy.node != self.config.local.node, copy.first));
         found.nowhere = all.missing(gap.first, gap.last.next()).stretches().collect();
         found
     }

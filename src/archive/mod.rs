@@ -30,6 +30,7 @@ pub mod queue;
 pub mod relay;
 pub mod shipping;
 pub mod spool;
+pub mod stored;
 pub mod survey;
 pub mod verify;
 pub mod waiting;

@@ -17,6 +17,7 @@ use super::ArchiveError;
 use super::layout;
 use super::mark::{Mark, Seen};
 use super::places::Archive;
+use super::stored::{Stored, Trouble};
 use super::survey::{Damage, Folder, wal_files};
 use crate::store::{Encoding, Entry, StoreError, StorePath};
 use crate::wal::{Checker, Expected, WalName};
@@ -160,25 +161,26 @@ impl Verification<'_> {
         let path = folder.join(&entry.name).map_err(StoreError::from)?;
         // A clean-up may have removed it since the listing.
         let Some(stored) = self.archive.store.open(&path)? else { return Ok(Verdict::Gone) };
-        let encoding = Encoding::split(&entry.name).1;
-        let reader = match encoding.decoder(stored) {
-            Ok(reader) => reader,
-            Err(error) => return self.unreadable(&path, error),
-        };
-        match name.holds_wal() {
-            true => self.check_wal(&path, name, reader, twin, buffer),
-            false => self.check_label(&path, reader),
+        let trouble = Trouble::default();
+        let stored = Box::new(Stored::new(stored, &trouble));
+        let decoded = Encoding::split(&entry.name).1.decoder(stored);
+        let verdict = decoded.and_then(|reader| match name.holds_wal() {
+            true => self.check_wal(name, reader, twin, buffer),
+            false => check_label(reader),
+        });
+        match verdict {
+            Ok(verdict) => Ok(verdict),
+            Err(error) => self.unreadable(&path, trouble.take(), error),
         }
     }
 
     fn check_wal(
         &self,
-        path: &StorePath,
         name: WalName,
         mut reader: Box<dyn Read + Send + '_>,
         twin: bool,
         buffer: &mut [u8],
-    ) -> Result<Verdict, ArchiveError> {
+    ) -> io::Result<Verdict> {
         let Some(segment) = name.segment() else { return Ok(Verdict::Gone) };
         let identity = &self.archive.identity;
         let mut checker = Checker::new(Expected {
@@ -193,7 +195,7 @@ impl Verification<'_> {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return self.unreadable(path, error),
+                Err(error) => return Err(error),
             };
             if let Err(error) = checker.feed(offset, &buffer[..count]) {
                 return Ok(Verdict::Bad(error.to_string()));
@@ -209,23 +211,30 @@ impl Verification<'_> {
         })
     }
 
-    /// The label of a backup is text that says where the backup began.
-    fn check_label(&self, path: &StorePath, reader: Box<dyn Read + Send + '_>) -> Result<Verdict, ArchiveError> {
-        let mut text = Vec::new();
-        match reader.take(CHUNK as u64).read_to_end(&mut text) {
-            Err(error) => self.unreadable(path, error),
-            Ok(_) if String::from_utf8_lossy(&text).contains("START WAL LOCATION") => Ok(Verdict::Good(None)),
-            Ok(_) => Ok(Verdict::Bad("it is no label of a backup: it does not say where the backup began".to_owned())),
-        }
-    }
-
     /// A place that failed cannot tell; a disk that cannot read this one file, or a decoder, can.
-    fn unreadable(&self, path: &StorePath, error: io::Error) -> Result<Verdict, ArchiveError> {
-        if error.get_ref().is_some_and(|inner| inner.is::<StoreError>()) {
-            return Err(StoreError::from_read(self.archive.store.place(), path.as_str(), error).into());
+    fn unreadable(
+        &self,
+        path: &StorePath,
+        failed: Option<io::Error>,
+        error: io::Error,
+    ) -> Result<Verdict, ArchiveError> {
+        match failed {
+            Some(failed) if failed.raw_os_error().is_none() => {
+                Err(StoreError::from_read(self.archive.store.place(), path.as_str(), failed).into())
+            }
+            Some(failed) => Ok(Verdict::Bad(format!("it cannot be read: {failed}"))),
+            None => Ok(Verdict::Bad(format!("it cannot be decoded: {error}"))),
         }
-        Ok(Verdict::Bad(format!("it cannot be read: {error}")))
     }
+}
+
+/// The label of a backup is text that says where the backup began.
+fn check_label(reader: Box<dyn Read + Send + '_>) -> io::Result<Verdict> {
+    let mut text = Vec::new();
+    reader.take(CHUNK as u64).read_to_end(&mut text)?;
+    let says = String::from_utf8_lossy(&text).contains("START WAL LOCATION");
+    let wrong = "it is no label of a backup: it does not say where the backup began";
+    Ok(if says { Verdict::Good(None) } else { Verdict::Bad(wrong.to_owned()) })
 }
 
 /// The names that are there in two encodings.
@@ -278,4 +287,92 @@ fn judge(
     verified.read += files.len() as u64;
     verified.bytes += files.iter().map(|(_, entry)| entry.size).sum::<u64>();
     bad
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::archive::identity::Identity;
+    use crate::archive::survey::survey;
+    use crate::store::Store;
+    use crate::store::faulty::{Fault, Faulty, When};
+    use crate::store::memory::MemoryStore;
+    use crate::wal::forge::Forge;
+
+    struct Nobody;
+
+    impl Watcher for Nobody {
+        fn planned(&self, _files: u64, _bytes: u64) {}
+        fn checked(&self, _path: &str, _bytes: u64) {}
+    }
+
+    fn encoded(encoding: Encoding, bytes: &[u8]) -> Vec<u8> {
+        use std::io::Write;
+        let written = match encoding {
+            Encoding::None => Ok(bytes.to_vec()),
+            Encoding::Zstd => zstd::encode_all(bytes, 1),
+            Encoding::Lz4 => {
+                let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                frame.write_all(bytes).map(|()| frame.finish().unwrap_or_default())
+            }
+            Encoding::Gzip => {
+                let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                member.write_all(bytes).and_then(|()| member.finish())
+            }
+        };
+        written.expect("because memory can be written")
+    }
+
+    /// An archive with four segments, each in another encoding, one of them damaged where that is asked for.
+    fn archive(damaged: Option<Encoding>, fault: Option<Fault>) -> (Archive, Arc<Faulty>) {
+        let mut forge = Forge::new(1, 8192);
+        forge.fill(4 << 20, 5000);
+        let store = MemoryStore::new();
+        for (index, encoding) in Encoding::ALL.into_iter().enumerate() {
+            let (name, mut bytes) = forge.segment(index as u64);
+            if damaged == Some(encoding) {
+                bytes[500_000] ^= 1;
+            }
+            let path = layout::stored(WalName::Segment(name), encoding);
+            store.replace(&path, &encoded(encoding, &bytes)).expect("it is written");
+        }
+        let faulty = Arc::new(Faulty::new(Arc::new(store), fault));
+        let identity = Identity::new("main", forge.system_id, forge.size);
+        (Archive { store: Arc::clone(&faulty) as Arc<dyn Store>, identity }, faulty)
+    }
+
+    fn run(archive: &Archive) -> Result<Verified, ArchiveError> {
+        let folders = survey(archive)?.folders;
+        let save = |_: &Mark| Ok(());
+        Verification { archive, mark: Mark::default(), full: false, save: &save, watcher: &Nobody }.run(&folders)
+    }
+
+    #[test]
+    fn damage_is_found_in_every_encoding() {
+        let verified = run(&archive(None, None).0).expect("because memory can be read");
+        assert_eq!((verified.read, verified.damaged.len()), (4, 0), "{verified:?}");
+        for encoding in Encoding::ALL {
+            let verified = run(&archive(Some(encoding), None).0).expect("because memory can be read");
+            let paths: Vec<&str> = verified.damaged.iter().map(|damage| damage.path.as_str()).collect();
+            assert_eq!((paths.len(), Encoding::split(paths[0]).1), (1, encoding), "{verified:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_fails_is_never_taken_for_damage() {
+        for call in 0.. {
+            let (archive, faulty) = archive(None, Some(Fault { call, when: When::Before }));
+            match run(&archive) {
+                Err(_) => assert!(faulty.struck()),
+                Ok(verified) => {
+                    assert_eq!(verified.damaged, [], "call {call}");
+                    assert!(!faulty.struck(), "call {call} failed, and nobody said so");
+                    assert!(call > 10);
+                    return;
+                }
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::backups::Described;
 use super::continuity::Inventory;
 use super::layout;
 use super::places::Archive;
+use super::stored::{Stored, Trouble};
 use crate::store::{Encoding, StoreError};
 use crate::wal::commit::{self, Ended};
 use crate::wal::timeline::TimelineHistory;
@@ -134,12 +135,14 @@ fn last_commit(archive: &Archive, name: SegmentName) -> Result<Option<Ended>, Ar
     for encoding in Encoding::ALL {
         let path = layout::stored(WalName::Segment(name), encoding);
         let Some(stored) = archive.store.open(&path)? else { continue };
-        let scanned = encoding.decoder(stored).and_then(|mut reader| commit::scan(&mut reader));
+        let trouble = Trouble::default();
+        let decoded = encoding.decoder(Box::new(Stored::new(stored, &trouble)));
+        let scanned = decoded.and_then(|mut reader| commit::scan(&mut reader));
+        if let Some(failed) = trouble.take().filter(|failed| failed.raw_os_error().is_none()) {
+            return Err(StoreError::from_read(archive.store.place(), path.as_str(), failed).into());
+        }
         return match scanned {
             Ok(commits) => Ok(commits.last),
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<StoreError>()) => {
-                Err(StoreError::from_read(archive.store.place(), path.as_str(), error).into())
-            }
             // Damage is told by the verification.
             Err(_) => Ok(None),
         };

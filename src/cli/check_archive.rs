@@ -36,8 +36,12 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     }
     let words = context.source_arguments();
     let own: String = words.iter().map(|word| format!("{} ", copies::quote(&word.to_string_lossy()))).collect();
-    let options =
-        Options { names_only: arguments.get_flag("names-only"), full: arguments.get_flag("full"), arguments: &own };
+    let options = Options {
+        names_only: arguments.get_flag("names-only"),
+        full: arguments.get_flag("full"),
+        remember: !context.dry_run,
+        arguments: &own,
+    };
     let progress = Progress::new(context);
     let elsewhere = |node: &crate::config::Node| wal_listing::pg_wal(&config, node);
     let audited = audit::audit(&config, &sites, &site, options, &elsewhere, &progress);
