@@ -90,7 +90,11 @@ pub fn relay_wal() -> Command {
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
-        .arg(text("node", "The nodes to check; else all, with everything about this one").value_name("NODE").num_args(0..))
+        .arg(
+            text("node", "The nodes to check; else all, with everything about this one")
+                .value_name("NODE")
+                .num_args(0..),
+        )
         .arg(
             text("ping", "Only reach NODE over ssh")
                 .long("ping")
