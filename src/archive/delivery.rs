@@ -15,7 +15,7 @@ use super::encode::Stamp;
 use super::layout;
 use super::places::Site;
 use super::spool::{Spool, remove_if_there};
-use crate::error::{Explain, Failure};
+use crate::error::{Class, Explain, Failure};
 use crate::store::ship::{self, ShipError};
 use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
@@ -110,7 +110,13 @@ fn send_to(
     if let Some(failure) = site.recently_down(retry) {
         return Err(ArchiveError::Elsewhere(failure));
     }
-    let sent = try_to_send(site, name, payload, whose);
+    let warm = site.opened().is_some();
+    let mut sent = try_to_send(site, name, payload, whose);
+    if warm && sent.as_ref().is_err_and(|error| error.is_outage() && error.class() == Class::Remote) {
+        // A connection that was kept warm may have died long ago; that says nothing of the place.
+        site.close();
+        sent = try_to_send(site, name, payload, whose);
+    }
     match &sent {
         Ok(()) => site.mark_up(),
         Err(error) if error.is_outage() => {
@@ -134,7 +140,7 @@ fn try_to_send(
     }
     match ship::ship(&layout::stem(name), payload, &*archive.store) {
         Ok(_) => Ok(()),
-        Err(ShipError::Occupied { path, .. }) => Err(dispute::settle(name, payload, &archive, &path)),
+        Err(ShipError::Occupied { path, .. }) => dispute::resolve(name, payload, &archive, &path),
         Err(error) => Err(error.into()),
     }
 }

@@ -73,7 +73,7 @@ fn is_archived(wal: &Path, name: WalName) -> Result<bool, ArchiveError> {
 fn refuse_unless_stopped(pgdata: &Path, control: &ControlFile) -> Result<(), ArchiveError> {
     let hint = "Stop the server first ('pg_ctl stop -m fast'); a running server ships its WAL itself.".to_owned();
     let pid = pgdata.join("postmaster.pid");
-    if pid.exists() {
+    if pid.try_exists().map_err(ArchiveError::io("look up", &pid))? {
         let reason = format!("'{}' exists: the server runs, or was not stopped cleanly", pid.display());
         return Err(ArchiveError::Refused { reason, hint });
     }

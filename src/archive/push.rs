@@ -78,6 +78,11 @@ impl Pusher {
         self.spool.sweep(LEFTOVER_AGE);
     }
 
+    /// True where files are shipped; while they are refused or discarded, nothing may be done ahead of the asking.
+    pub fn is_armed(&self) -> bool {
+        matches!(shipping::mode(&self.spool, self.config.archive.shipping), Ok(Shipping::Armed))
+    }
+
     /// Makes one file safe, as `ack` means it, or says why not. `threads` cores compress it.
     pub fn push(&self, path: &Path, name: WalName, threads: usize, deadline: Deadline) -> Result<Pushed, ArchiveError> {
         match shipping::mode(&self.spool, self.config.archive.shipping)? {
@@ -388,7 +393,9 @@ fn join(known: &Known, mut runs: Vec<PageRun>, path: &Path) -> Result<(), Archiv
 
 /// A history must be one; a backup label must begin as one.
 fn check_text(source: &Source, name: WalName) -> Result<(), ArchiveError> {
-    let text = std::fs::read_to_string(&source.path).map_err(ArchiveError::io("read", &source.path))?;
+    // A label or the name of a restore point comes in whatever encoding the server's client had.
+    let bytes = std::fs::read(&source.path).map_err(ArchiveError::io("read", &source.path))?;
+    let text = String::from_utf8_lossy(&bytes);
     match name {
         WalName::History(timeline) => {
             TimelineHistory::parse(timeline, &text).map(|_| ()).map_err(|error| not_the_wal(name, &source.path, error))
