@@ -135,7 +135,7 @@ impl<E: Explain> From<E> for Failure {
 }
 
 /// Joins an error and its causes into one line, leaving out a cause that the message already names.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

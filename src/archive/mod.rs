@@ -21,6 +21,7 @@ pub mod push;
 pub mod queue;
 pub mod relay;
 pub mod shipping;
+pub mod situation;
 pub mod spool;
 pub mod waiting;
 pub mod worker;

@@ -50,7 +50,8 @@ pub fn archive_wal() -> Command {
 pub fn restore_wal() -> Command {
     configured("restore-wal", "Fetches one WAL file from the places that the configuration names, verified")
         .override_usage(
-            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>",
+            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>\n       \
+             restore-wal [OPTIONS] --forget <NODE>",
         )
         .arg(text("name", "The file's name, as PostgreSQL's %f").value_name("NAME").requires("target"))
         .arg(path("target", "Where to put it, as %p").value_name("TARGET"))
@@ -71,7 +72,7 @@ pub fn restore_wal() -> Command {
         .arg(flag("partial", "Serve a .partial where no whole segment exists"))
         .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
         .arg(flag("no-worker", "Do the work in this process"))
-        .group(ArgGroup::new("job").args(["name", "cleanup", "show-config"]).required(true))
+        .group(ArgGroup::new("job").args(["name", "cleanup", "forget", "show-config"]).required(true))
 }
 
 /// `relay-wal`: from cron, or as a loop.
@@ -208,6 +209,7 @@ mod tests {
             parse("restore-wal", &["00000002.history", "pg_wal/RECOVERYHISTORY", "000000010000000000000000"]).is_ok()
         );
         assert!(parse("restore-wal", &["--cleanup", "000000010000000000000003"]).is_ok());
+        assert!(parse("restore-wal", &["--forget", "db2"]).is_ok());
         assert!(parse("restore-wal", &["--wait", "--trigger", "/t", "A", "B"]).is_ok());
         assert!(parse("relay-wal", &["--quiet"]).is_ok());
         assert!(parse("serve-archive", &["--archive", "/a"]).is_ok());

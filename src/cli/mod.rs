@@ -16,6 +16,7 @@ pub mod docs;
 pub mod help;
 pub mod output;
 pub mod relay_wal;
+pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;

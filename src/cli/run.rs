@@ -14,6 +14,8 @@ use clap::error::ErrorKind;
 use log::LevelFilter;
 
 use super::{Failures, Program, arguments, help, output, program};
+use crate::archive::situation::Mode;
+use crate::archive::waiting::Say;
 use crate::config::{Config, ConfigError, Source, render};
 use crate::error::{Class, Failure};
 use crate::system::logging::{self, Sinks};
@@ -176,7 +178,8 @@ fn code(program: &Program, class: Class) -> u8 {
     match program.failures {
         Failures::Class => class.code().min(CODE_MAX),
         Failures::Abort if class == Class::Absent => Class::Absent.code(),
-        Failures::Abort => Class::Abort.code(),
+        // PostgreSQL calls in its data directory; a say is not known this early.
+        Failures::Abort => Mode::of(std::env::current_dir().ok().as_deref()).exit(Say::Wait, class),
     }
 }
 
