@@ -17,6 +17,7 @@ pub mod identity;
 pub mod init;
 pub mod layout;
 pub mod places;
+pub mod prove;
 pub mod push;
 pub mod queue;
 pub mod relay;

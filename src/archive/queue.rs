@@ -11,6 +11,7 @@ use super::ArchiveError;
 use super::dispute;
 use super::layout;
 use super::places::Archive;
+use super::prove::prove;
 use super::spool::{Spool, remove_if_there};
 use crate::store::local::LocalStore;
 use crate::store::ship::{self, ShipError};
@@ -174,9 +175,13 @@ impl Queue {
         Ok(contents)
     }
 
-    /// True where nothing waits; one lookup, however long the queue.
+    /// True where nothing waits; one lookup, however long the queue. One that cannot be read is not empty: whoever goes
+    /// on to list it learns why.
     pub fn is_empty(&self) -> bool {
-        fs::read_dir(self.spool.queue(&self.node)).map_or(true, |mut entries| entries.next().is_none())
+        match fs::read_dir(self.spool.queue(&self.node)) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Sends what waits, until the queue is empty, the time is over, or the place fails. One process drains a queue
@@ -218,6 +223,7 @@ impl Queue {
         let payload =
             Payload::of_file(&queued.path, queued.encoding).map_err(ArchiveError::io("read", &queued.path))?;
         admit(queued, &payload, archive)?;
+        prove(&payload, queued.name, &archive.identity)?;
         match ship::ship(&layout::stem(queued.name), &payload, &*archive.store) {
             Ok(_) => {}
             Err(ShipError::Occupied { path, .. }) => {
