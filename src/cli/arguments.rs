@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::PROGRAMS;
 use crate::config::{Source, value};
+use crate::store::serve::is_plain_name;
 
 /// The command of every program, for completions and manual pages.
 pub fn all() -> Vec<Command> {
@@ -111,15 +112,24 @@ pub fn distribute() -> Command {
 
 /// `serve-archive`: started by ssh; needs no configuration, so that nothing on that side can mislead it.
 pub fn serve_archive() -> Command {
-    plain("serve-archive", "Serves one archive over standard input and output; the far end of the ssh store")
+    let cluster = |text: &str| match is_plain_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("letters, digits, '_' and '-' only"),
+    };
+    plain("serve-archive", "Serves one archive on standard input and output: the far end of the ssh store")
         .arg(
-            path("archive", "The archive, and all that may be touched")
+            path("archive", "The archive's directory, which holds a folder for each cluster")
                 .long("archive")
                 .value_name("DIR")
                 .required(true),
         )
-        .arg(text("cluster", "Only this cluster's folder").long("cluster").value_name("NAME"))
-        .arg(flag("read-only", "Refuse everything that writes"))
+        .arg(
+            text("cluster", "The only cluster to serve; else the one that is asked for")
+                .long("cluster")
+                .value_name("NAME")
+                .value_parser(cluster),
+        )
+        .arg(flag("read-only", "Refuse everything that would write"))
 }
 
 /// A command with what every program has.
@@ -201,7 +211,10 @@ mod tests {
         assert!(parse("restore-wal", &["--cleanup", "000000010000000000000003"]).is_ok());
         assert!(parse("restore-wal", &["--wait", "--trigger", "/t", "A", "B"]).is_ok());
         assert!(parse("relay-wal", &["--quiet"]).is_ok());
-        assert!(parse("serve-archive", &["--archive", "/a"]).is_ok());
+        assert!(parse("serve-archive", &["--archive", "/srv/wal", "--cluster", "main", "--read-only"]).is_ok());
+        for words in [&[][..], &["--archive", "/srv/wal", "--cluster", "../x"]] {
+            assert!(parse("serve-archive", words).is_err(), "{words:?}");
+        }
     }
 
     #[test]
