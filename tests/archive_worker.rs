@@ -161,9 +161,10 @@ fn twenty_calls_at_once_start_one_worker_and_it_leaves_when_idle() {
     wait_until(PATIENCE, "one worker is left", || workers(&scene).len() <= 1);
     wait_until(PATIENCE, "an idle worker leaves", || workers(&scene).is_empty());
     assert!(!scene.layout.node("alpha").spool.join("worker.sock").exists());
-    assert!(scene.beta.processes("serve-archive").is_empty() || comes_true(PATIENCE, &mut || {
+    assert!(
         scene.beta.processes("serve-archive").is_empty()
-    }));
+            || comes_true(PATIENCE, &mut || { scene.beta.processes("serve-archive").is_empty() })
+    );
 }
 
 #[test]

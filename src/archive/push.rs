@@ -22,7 +22,7 @@ use super::queue::Queue;
 use super::shipping;
 use super::spool::{Spool, remove_if_there};
 use crate::config::{Ack, Config, Shipping};
-use crate::error::{Class, Explain, Failure};
+use crate::error::{Class, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
