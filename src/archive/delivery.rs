@@ -88,15 +88,11 @@ pub fn send(
         wait.recv_timeout(deadline.remaining()).unwrap_or_else(|_| {
             let waiting_for = format!("the archive of {} did not answer", site.name());
             let error = ArchiveError::Deadline { name: delivery.name, after: begun, waiting_for };
-            site.mark_down(&failure(&error));
+            site.mark_down(&Failure::of(&error));
             Err(error)
         })
     };
     sites.iter().zip(waiting).map(answer).collect()
-}
-
-fn failure(error: &ArchiveError) -> Failure {
-    Failure { class: error.class(), message: error.to_string(), hint: error.hint() }
 }
 
 /// Sends to one site, unless it was down a moment ago.
@@ -120,7 +116,7 @@ fn send_to(
     match &sent {
         Ok(()) => site.mark_up(),
         Err(error) if error.is_outage() => {
-            site.mark_down(&failure(error));
+            site.mark_down(&Failure::of(error));
             site.close();
         }
         Err(_) => site.close(),

@@ -22,7 +22,7 @@ use super::queue::Queue;
 use super::shipping;
 use super::spool::{Spool, remove_if_there};
 use crate::config::{Ack, Config, Shipping};
-use crate::error::{Class, Explain, Failure};
+use crate::error::{Class, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
@@ -199,7 +199,7 @@ impl Pusher {
             let alternates = self.alternates(places);
             let more = Deadline::after(deadline.remaining().mul_f64(PLACES_SHARE));
             for (site, error) in self.send(&mut delivery, &alternates, whose, more) {
-                log::warn!("the alternate {} did not take '{}': {error}", site.name(), delivery.name);
+                log::warn!("the alternate {} did not take '{}': {}", site.name(), delivery.name, Failure::of(&error));
                 if !error.is_outage() {
                     failures.push((site, error));
                 }
@@ -247,7 +247,7 @@ impl Pusher {
     fn queue(&self, site: &Site, delivery: &Delivery, error: &ArchiveError) -> Result<Failure, ArchiveError> {
         let free_min = self.config.queue.free_min;
         Queue::new(&self.spool, site.name()).add(delivery.name, &delivery.payload, free_min)?;
-        let failure = Failure { class: error.class(), message: error.to_string(), hint: error.hint() };
+        let failure = Failure::of(error);
         log::warn!("'{}' waits in the queue for {}: {}", delivery.name, site.name(), failure.message);
         Ok(failure)
     }

@@ -2,7 +2,11 @@
 //! behind an sshd of its own, so that one can go down and the other stay.
 //!
 //! Promises: the server calls our program itself; what is in an archive is read without our program's help.
+//! Leaves out: the worker, unless a test switches it on.
 //! Every test file that uses it includes `support/sshd.rs` as the module `sshd`.
+
+// Every test crate compiles its own copy of this module and uses a part of it.
+#![allow(dead_code)]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
