@@ -1,7 +1,7 @@
 //! What each program takes on its command line, one function a program.
 //!
-//! The id of an argument is its long name, or the name in its help for one without dashes: `matches.get_flag("dry-run")`,
-//! `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
+//! The id of an argument is its long name, or the name in its help for one without dashes:
+//! `matches.get_flag("dry-run")`, `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
 
 use std::path::PathBuf;
 
@@ -91,7 +91,11 @@ pub fn relay_wal() -> Command {
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
-        .arg(text("node", "The nodes to check; else all, with everything about this one").value_name("NODE").num_args(0..))
+        .arg(
+            text("node", "The nodes to check; else all, with everything about this one")
+                .value_name("NODE")
+                .num_args(0..),
+        )
         .arg(
             text("ping", "Only reach NODE over ssh")
                 .long("ping")

@@ -1,9 +1,9 @@
 //! `restore-wal`: hands one file to a recovering server, or says why not in the only language it understands.
 //!
 //! To PostgreSQL an exit code of 1 to 125 means "there is no such file": without `standby.signal` it then ends recovery
-//! and opens for writes. So only a proven absence is answered so. "Cannot tell" is answered above 125 in a restore, which
-//! stops the server until somebody has looked, and below in a standby, which asks again. The names of the exit codes are
-//! the same in both cases; see [`Situation::exit`].
+//! and opens for writes. So only a proven absence is answered so. "Cannot tell" is answered above 125 in a restore,
+//! which stops the server until somebody has looked, and below in a standby, which asks again. The names of the exit
+//! codes are the same in both cases; see [`Situation::exit`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -210,8 +210,8 @@ impl<'a> Restore<'a> {
         Look::Exit(self.end_of_wal(segment, say))
     }
 
-    /// "Absent" will end recovery: so it must be the end. A segment that lies in pg_wal is read from there by the server
-    /// after this answer, so it is no hole.
+    /// "Absent" will end recovery: so it must be the end. A segment that lies in pg_wal is read from there by the
+    /// server after this answer, so it is no hole.
     fn end_of_wal(&self, segment: SegmentName, say: Say) -> u8 {
         if self.is_in_pg_wal(segment) {
             return Class::Absent.code();
@@ -376,8 +376,8 @@ fn say_once(told: &mut bool, text: &str) {
     }
 }
 
-/// `archive_cleanup_command`: reports this node's restart point to every archive it restores from, then removes from its
-/// own archive what no consumer needs.
+/// `archive_cleanup_command`: reports this node's restart point to every archive it restores from, then removes from
+/// its own archive what no consumer needs.
 fn clean_up(restart: Option<&str>, context: &Context) -> Result<u8, Failure> {
     let config = Arc::new(context.config.clone());
     let sites = Arc::new(Sites::new(&config));

@@ -1,7 +1,8 @@
 //! Fetches the next segments before PostgreSQL asks for them.
 //!
 //! What waits here is decoded and checked. "Absent" and failures are never kept: each is found out anew by the call
-//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs nothing.
+//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs
+//! nothing.
 
 use std::collections::HashMap;
 use std::fs;
@@ -171,7 +172,8 @@ impl Prefetch {
     }
 }
 
-/// Gives a checked file to PostgreSQL: by its name where the file system allows, else by a copy that takes the name last.
+/// Gives a checked file to PostgreSQL: by its name where the file system allows, else by a copy that takes the name
+/// last.
 fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
     if fs::rename(from, to).is_ok() {
         return Ok(());
