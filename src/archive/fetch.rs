@@ -1,7 +1,7 @@
 //! `restore_command`: looks for one file in the places, in order, and hands it over only when its content is proven.
 //!
-//! PostgreSQL believes whatever it is handed: a full-size file of garbage ends recovery without an error. So this is the
-//! only place that can know. A copy that fails the check is as if that place could not tell, and the next place is
+//! PostgreSQL believes whatever it is handed: a full-size file of garbage ends recovery without an error. So this is
+//! the only place that can know. A copy that fails the check is as if that place could not tell, and the next place is
 //! asked; the answer "absent" needs every place to have said so.
 
 use std::fs::{self, File, OpenOptions};

@@ -1,8 +1,8 @@
 //! Drains `pg_wal` of a server that is stopped: everything up to its last checkpoint, and nothing behind it.
 //!
 //! Behind the last checkpoint lie recycled segments under future names: old content that must never be shipped. The
-//! segment that holds the checkpoint is usually not full; it goes as `.partial`, so that a server which is started again
-//! can still complete and archive it under its own name.
+//! segment that holds the checkpoint is usually not full; it goes as `.partial`, so that a server which is started
+//! again can still complete and archive it under its own name.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,8 @@
 //! Waiting for WAL as a warm standby does: what an operator, a promotion or a signal says in the meantime.
 //!
-//! The trigger file speaks pg_standby's language (empty or `smart`: apply all there is, then open; `fast`: open now) and
-//! OmniPITR's (`NOW`). The control folder holds PAUSE, CONTINUE and STOP. `pg_ctl promote` is seen by its signal file.
+//! The trigger file speaks pg_standby's language (empty or `smart`: apply all there is, then open; `fast`: open now)
+//! and OmniPITR's (`NOW`). The control folder holds PAUSE, CONTINUE and STOP. `pg_ctl promote` is seen by its signal
+//! file.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,7 @@
 //! What each program takes on its command line, one function a program.
 //!
-//! The id of an argument is its long name, or the name in its help for one without dashes: `matches.get_flag("dry-run")`,
-//! `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
+//! The id of an argument is its long name, or the name in its help for one without dashes:
+//! `matches.get_flag("dry-run")`, `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
 
 use std::path::PathBuf;
 
