@@ -12,6 +12,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use archiving::{Scene, files, refused};
 use rustix::process::Signal;
@@ -190,7 +191,7 @@ fn a_full_and_a_read_only_volume_at_the_far_end_fail_and_heal() {
 
 #[test]
 fn a_signal_is_a_failure_and_never_a_crash() {
-    let mut scene = Scene::new(|layout| {
+    let scene = Scene::new(|layout| {
         layout.set("ssh", "dead_after", "20s").set("ssh", "connect_timeout", "30s");
     })
     .started();
@@ -362,4 +363,79 @@ fn ack_by_number_counts_the_alternate() {
     scene.content("gamma", &name);
     let outcome = scene.call(&["--set", "archive.ack=3", &scene.wal(&name).display().to_string()]).run();
     refused(outcome, 10, &["archive.ack"]);
+}
+
+#[test]
+fn a_full_spool_fails_and_heals() {
+    let mut scene = Scene::unmade(1, |layout| {
+        layout.set("archive", "compress", "none");
+    });
+    let spool = scene.layout.node("alpha").spool.clone();
+    let owner = fs::metadata(&spool).expect("because it is there").uid();
+    let Some(_volume) = Volume::mount(&spool, &format!("size=3m,uid={owner},mode=700")) else {
+        eprintln!("not tested: this machine does not let the tests mount");
+        return;
+    };
+    scene.archive_wal(&["--init"]).expect_ok();
+    scene.server.start();
+    scene.switch();
+    scene.wait_drained();
+    let filler = spool.join("filler");
+    fs::write(&filler, vec![1; 4 << 20]).expect_err("because the volume is smaller");
+    fails_and_heals(&mut scene, "beta", &["[storage]", "outgoing"], |_| {
+        fs::remove_file(&filler).expect("because root may");
+    });
+}
+
+#[test]
+fn a_place_that_hangs_takes_no_longer_than_the_deadline() {
+    let scene = Scene::new(|_| {}).started();
+    scene.switch();
+    scene.wait_drained();
+    let hang = scene.layout.dir.join("hang");
+    write_file(&hang, "exec sleep 50\n");
+    scene.beta.authorize(&format!("command=\"sh {}\"", hang.display()));
+    scene.archive_wal(&["--refuse"]).expect_ok();
+    let name = scene.switch();
+    scene.archive_wal(&["--arm", "--quiet"]).expect_ok();
+    let path = scene.wal(&name).display().to_string();
+    let with = |ack: &str| {
+        forget_outages(&scene);
+        let mut words = vec!["--set", "archive.deadline=3s", "--set", "ssh.deadline=3s"];
+        words.extend(["--set", "ssh.connect_timeout=3s", "--set", "ssh.dead_after=2s", "--set", ack, &path]);
+        scene.call(&words).run()
+    };
+    let outcome = refused(with("archive.ack=all"), 60, &["[timeout]", "beta"]);
+    assert!(outcome.took < Duration::from_secs(6), "{outcome}");
+    let outcome = with("archive.ack=local").expect_ok();
+    assert!(outcome.took < Duration::from_secs(6), "{outcome}");
+    assert!(scene.queued("beta").iter().any(|queued| queued.to_string_lossy().contains(&name)));
+}
+
+#[test]
+fn a_retry_goes_on_where_the_last_try_ended() {
+    let mut scene = Scene::new(|_| {}).started();
+    scene.switch();
+    scene.wait_drained();
+    scene.beta.stop();
+    let failed = scene.counts().1;
+    let name = scene.switch();
+    wait_until(PATIENCE, "the server counts the failure", || scene.counts().1 > failed);
+    let outgoing = scene.layout.node("alpha").spool.join("outgoing");
+    let look = |path: &Path| fs::metadata(path).map(|data| (data.ino(), data.mtime_nsec())).ok();
+    let stored = scene.stored("alpha", &name).expect("because the own archive is up");
+    let payload = outgoing.join(format!("{name}.zst"));
+    let before = (look(&stored), look(&payload));
+    assert!(before.1.is_some(), "what was compressed is kept");
+    let record = fs::read_to_string(outgoing.join(format!("{name}.json"))).expect("because it is kept too");
+    assert!(record.contains("\"stored\":[\"alpha\"") && !record.contains("\"beta\""), "{record}");
+    scene.archive(&scene.wal(&name)).expect_code(40);
+    assert_eq!((look(&stored), look(&payload)), before, "nothing is done twice");
+    // Half a payload, as a crash of the machine leaves it, is not taken for a whole one.
+    let half = fs::read(&payload).map(|whole| whole[..whole.len() / 2].to_vec()).expect("because it is there");
+    fs::write(&payload, half).expect("because root may");
+    scene.beta.restart();
+    scene.wait_drained();
+    scene.content("beta", &name);
+    assert!(files(&outgoing).is_empty());
 }

@@ -172,5 +172,11 @@ pub fn keep(spool: &Spool, delivery: &Delivery, fingerprint: u64) {
 pub fn forget(spool: &Spool, delivery: &Delivery) {
     // A leftover is swept later.
     let _ = remove_if_there(&delivery.payload.file);
-    let _ = remove_if_there(&spool.outgoing().join(format!("{}.json", delivery.name)));
+    let record = spool.outgoing().join(format!("{}.json", delivery.name));
+    if remove_if_there(&record).unwrap_or(false) {
+        // What the record spoke of may be another payload: one that was cut short, or in another encoding.
+        for encoding in Encoding::ALL {
+            let _ = remove_if_there(&spool.outgoing().join(format!("{}{}", delivery.name, encoding.extension())));
+        }
+    }
 }

@@ -118,7 +118,16 @@ impl Explain for ArchiveError {
                  the recovery again; to stop before it on purpose, set a recovery target that lies before it."
             )),
             ArchiveError::Elsewhere(failure) => failure.hint.clone(),
-            ArchiveError::Ship(_) | ArchiveError::Io { .. } => None,
+            ArchiveError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("Free space on that file system; until then the WAL stays where it is.".to_owned())
+                }
+                io::ErrorKind::PermissionDenied => {
+                    Some("It must belong to the user that PostgreSQL runs as.".to_owned())
+                }
+                _ => None,
+            },
+            ArchiveError::Ship(_) => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use pgwarm::wal::{Checker, Expected, WalName};
 
 use crate::sshd::{self, Sshd};
 use crate::support::workspace::write_file;
-use crate::support::{Layout, Outcome, PATIENCE, Program, Server, program, wait_until};
+use crate::support::{Layout, Outcome, PATIENCE, Program, Server, program, wait_for, wait_until};
 
 /// The name of the cluster.
 pub const CLUSTER: &str = "main";
@@ -140,7 +140,9 @@ impl Scene {
 
     /// The process of the server's archiver.
     pub fn archiver(&self) -> String {
-        self.server.query("select pid from pg_stat_activity where backend_type = 'archiver'")
+        let question = "select pid from pg_stat_activity where backend_type = 'archiver'";
+        // A server that has only just started may not have one yet.
+        wait_for(PATIENCE, "an archiver", || Some(self.server.query(question)).filter(|pid| !pid.is_empty()))
     }
 
     /// Where a node's archive holds a file, in whatever form; fails where it holds two forms.
