@@ -28,6 +28,7 @@ use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
 use crate::system::logging;
 use crate::wal::segment::{Ending, Expected};
+use crate::wal::timeline::TimelineHistory;
 use crate::wal::{SegmentName, TimelineId, WalName};
 
 /// A history is asked for between segments, so its answer must not keep recovery waiting.
@@ -137,6 +138,10 @@ impl<'a> Restore<'a> {
     fn run(&self) -> u8 {
         let config = &self.context.config.restore;
         let is_history = matches!(self.name, WalName::History(_));
+        if self.name == WalName::History(TimelineId(1)) {
+            // A promotion asks for it, and it never existed: no outage may stand in its way.
+            return Class::Absent.code();
+        }
         if is_history && self.mode() != Mode::Other {
             fetch::sweep_landings(&self.target);
         }
@@ -438,7 +443,19 @@ impl<'a> Restore<'a> {
         Some(self.cannot_tell(say, told.into()))
     }
 
+    /// A history never changes, and the server reads its own copy after "absent". A promotion asks for the one of the
+    /// timeline it leaves when the signal files are gone already: stopped there, it would start as after a crash.
+    fn is_known_history(&self) -> bool {
+        let (WalName::History(timeline), Some(pgdata)) = (self.name, &self.pgdata) else { return false };
+        let text = std::fs::read_to_string(pgdata.join("pg_wal").join(self.name.to_string()));
+        text.is_ok_and(|text| TimelineHistory::parse(timeline, &text).is_ok())
+    }
+
     fn cannot_tell(&self, say: Say, failure: Failure) -> u8 {
+        if self.is_known_history() {
+            log::warn!("{}; PostgreSQL takes '{}' from pg_wal", failure.message, self.name);
+            return Class::Absent.code();
+        }
         let code = self.mode().exit(say, failure.class);
         self.context.report(&failure);
         if code == Class::Abort.code() {
