@@ -119,15 +119,21 @@ fn mend(scene: &Scene, layout: &Layout) {
 fn server(scene: &Scene, layout: &Layout, name: &str, standby: bool) -> Server {
     let mut server = scene.restored(name);
     server.set("restore_command", restore_command(layout, "alpha", "")).set("wal_retrieve_retry_interval", "200ms");
-    if standby { server.standby_signal() } else { server.recovery_signal() };
+    if standby {
+        server.standby_signal()
+    } else {
+        server.recovery_signal()
+    };
     server
 }
 
 /// Does the work on both cores.
 fn each<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
     let next = std::sync::atomic::AtomicUsize::new(0);
-    let run = || while let Some(one) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-        work(one);
+    let run = || {
+        while let Some(one) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            work(one);
+        }
     };
     std::thread::scope(|scope| [scope.spawn(run), scope.spawn(run)].map(|thread| thread.join().expect("it holds")));
 }
@@ -155,11 +161,13 @@ fn a_restore_never_opens_early_and_goes_on_when_mended() {
 #[test]
 fn a_standby_survives_and_goes_on_when_mended() {
     let scene = Scene::new(6);
-    each(FAULTS, |fault| {
+    // To a standby a segment that is missing is one that has not come yet.
+    each(&FAULTS[1..], |fault| {
         let layout = scene.copied();
         let mut server = server(&scene, &layout, fault.name, true);
         // It is healthy first: the end of WAL is reached, then the fault strikes and WAL goes on.
-        let later: Vec<_> = scene.segments[1..].iter().map(|name| stored_in(&archive_of(&layout, "alpha"), name)).collect();
+        let later: Vec<_> =
+            scene.segments[1..].iter().map(|name| stored_in(&archive_of(&layout, "alpha"), name)).collect();
         later.iter().for_each(|path| remove(path));
         server.start();
         wait_until(PATIENCE, "the first transaction", || has(&server, "1"));
@@ -204,6 +212,7 @@ fn far(scene: &Scene, sshd: &Sshd) -> Layout {
     let mut layout = Layout::new(CLUSTER, &["alpha", "beta"]);
     sshd::own(&sshd.key());
     layout.reach_by_ssh(sshd.port(), &sshd.user(), &sshd.key(), &sshd.known_hosts());
+    layout.set("archive", "to", "nodes").set("archive", "ack", "local");
     layout.set("restore", "from", "nodes").set("restore", "retry", "0s").set("restore", "worker", "off");
     layout.set("ssh", "connect_timeout", "5s").set("archive", "retry", "1s");
     layout.node_mut("beta").without_archive();
@@ -294,7 +303,7 @@ fn a_torn_segment_in_pg_wal_hides_no_hole() {
     let raw = server.pgdata().join("pg_wal").join(&scene.segments[1]);
     layout.program("alpha", "restore-wal").arg(&scene.segments[1]).arg(&raw).run().expect_ok();
     // What a killed server leaves: the first record and nothing after it.
-    change(&raw, |bytes| bytes[200..].fill(0));
+    change(&raw, |bytes| bytes[120..].fill(0));
     remove(&second(&scene, &layout));
     server.launch();
     assert_eq!(outcome(&mut server), Came::Down);

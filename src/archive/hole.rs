@@ -109,6 +109,21 @@ fn later_timeline(
     Ok(None)
 }
 
+/// True where a later timeline left this one in this segment or before it, so that it is not going to come.
+pub fn is_left_behind(segment: SegmentName, archive: &Archive) -> Result<bool, ArchiveError> {
+    let size = archive.identity.segment_size;
+    let Some(number) = segment.number(size) else { return Ok(false) };
+    let own = segment.timeline().0;
+    for timeline in (own + 1..=own.saturating_add(TIMELINES_MAX)).map(TimelineId) {
+        let Some(history) = history(timeline, archive)? else { break };
+        let mut parents = history.ancestors.iter().filter(|ancestor| ancestor.timeline == segment.timeline());
+        if parents.any(|left| left.switch_point.segment(size) <= number) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn history(timeline: TimelineId, archive: &Archive) -> Result<Option<TimelineHistory>, ArchiveError> {
     let path = layout::history(timeline);
     let Some(file) = archive.store.open(&path)? else { return Ok(None) };
@@ -186,6 +201,16 @@ mod tests {
     fn the_failover_hole_is_seen_by_the_history_of_the_next_timeline() {
         let archive = archive(&[("000000010000000000000009", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
         assert!(shown("00000001000000000000000A", &archive));
+    }
+
+    #[test]
+    fn a_timeline_that_ended_is_not_waited_for() {
+        let archive = archive(&[("00000002.history", "1\t0/E000100\tno target\n")]);
+        let left = |name: &str| {
+            is_left_behind(name.parse().expect("because the test names a segment"), &archive).expect("it looks")
+        };
+        let names = ["00000001000000000000000D", "00000001000000000000000E", "00000002000000000000000F"];
+        assert_eq!(names.map(left), [false, true, false]);
     }
 
     #[test]

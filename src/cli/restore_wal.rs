@@ -28,6 +28,7 @@ use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
 use crate::system::logging;
 use crate::wal::segment::{Ending, Expected};
+use crate::wal::timeline::TimelineHistory;
 use crate::wal::{SegmentName, TimelineId, WalName};
 
 /// A history is asked for between segments, so its answer must not keep recovery waiting.
@@ -81,7 +82,7 @@ enum Look {
 struct Limits {
     retry: Deadline,
     wait: Option<Deadline>,
-    told: bool,
+    told: String,
 }
 
 impl<'a> Restore<'a> {
@@ -137,12 +138,16 @@ impl<'a> Restore<'a> {
     fn run(&self) -> u8 {
         let config = &self.context.config.restore;
         let is_history = matches!(self.name, WalName::History(_));
+        if self.name == WalName::History(TimelineId(1)) {
+            // A promotion asks for it, and it never existed: no outage may stand in its way.
+            return Class::Absent.code();
+        }
         if is_history && self.mode() != Mode::Other {
             fetch::sweep_landings(&self.target);
         }
         let retry = if is_history { config.retry.min(HISTORY_RETRY) } else { config.retry };
         let wait = (!config.wait_max.is_zero()).then(|| Deadline::after(config.wait_max));
-        let mut limits = Limits { retry: Deadline::after(retry), wait, told: false };
+        let mut limits = Limits { retry: Deadline::after(retry), wait, told: String::new() };
         let bell = Bell::new(&self.watched());
         loop {
             if self.postmaster.is_some_and(|server| !server.is_alive()) {
@@ -241,10 +246,21 @@ impl<'a> Restore<'a> {
             }
         }
         let ends = matches!(say, Say::Smart | Say::Stop | Say::Promote | Say::EndAt(_));
+        if self.waits(say) && self.is_left_behind(segment) {
+            log::info!("'{segment}' is not waited for: a later timeline has left its own before it");
+            return Look::Exit(Class::Absent.code());
+        }
         if self.waits(say) || (self.mode() == Mode::Standby && !ends) {
             return self.wait_or_absent(say, limits, self.context.config.restore.poll, "no place holds it yet");
         }
         Look::Exit(self.end_of_wal(segment, say))
+    }
+
+    /// A standby looks for later timelines only when it was told "absent"; waiting on, it would miss the switch.
+    fn is_left_behind(&self, segment: SegmentName) -> bool {
+        let left = |archive: Archive| hole::is_left_behind(segment, &archive);
+        let mut sites = self.fetcher.sites().into_iter();
+        self.mode() == Mode::Standby && sites.any(|site| site.archive().and_then(left).unwrap_or(false))
     }
 
     /// A history that is absent although its timeline is there would end recovery on the timeline before.
@@ -438,7 +454,19 @@ impl<'a> Restore<'a> {
         Some(self.cannot_tell(say, told.into()))
     }
 
+    /// A history never changes, and the server reads its own copy after "absent". A promotion asks for the one of the
+    /// timeline it leaves when the signal files are gone already: stopped there, it would start as after a crash.
+    fn is_known_history(&self) -> bool {
+        let (WalName::History(timeline), Some(pgdata)) = (self.name, &self.pgdata) else { return false };
+        let text = std::fs::read_to_string(pgdata.join("pg_wal").join(self.name.to_string()));
+        text.is_ok_and(|text| TimelineHistory::parse(timeline, &text).is_ok())
+    }
+
     fn cannot_tell(&self, say: Say, failure: Failure) -> u8 {
+        if self.is_known_history() {
+            log::warn!("{}; PostgreSQL takes '{}' from pg_wal", failure.message, self.name);
+            return Class::Absent.code();
+        }
         let code = self.mode().exit(say, failure.class);
         self.context.report(&failure);
         if code == Class::Abort.code() {
@@ -507,14 +535,17 @@ impl Limits {
         self.wait.is_some_and(|wait| wait.expired())
     }
 
+    /// Says something once, until there is something else to say.
     fn tell(&mut self, text: &str) {
-        if !std::mem::replace(&mut self.told, true) {
+        if self.told != text {
+            text.clone_into(&mut self.told);
             log::info!("{text}");
         }
     }
 
     fn warn(&mut self, failure: &Failure) {
-        if !std::mem::replace(&mut self.told, true) {
+        if self.told != failure.message {
+            self.told.clone_from(&failure.message);
             log::warn!("{}; waiting until it is mended", failure.message);
             if let Some(hint) = &failure.hint {
                 log::warn!(target: logging::HINT, "{hint}");

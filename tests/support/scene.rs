@@ -70,6 +70,7 @@ impl Scene {
     /// A layout of its own with a copy of the archive on node `alpha`.
     pub fn copied(&self) -> Layout {
         let mut layout = Layout::new(CLUSTER, &["alpha"]);
+        layout.set("archive", "to", "own").set("archive", "ack", "local");
         layout.set("restore", "from", "own").set("restore", "retry", "0s").set("restore", "worker", "off");
         copy(&self.archive(), &archive_of(&layout, "alpha"));
         layout.write();
