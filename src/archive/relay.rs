@@ -273,8 +273,8 @@ impl Relay<'_> {
             if !goes_on || until.is_some_and(|until| reached >= until) {
                 return Ok(());
             }
-            if until.is_none() && !self.dry_run {
-                // A long first relay keeps what it has proven folder by folder.
+            if until.is_none() && !self.dry_run && !missing.is_empty() {
+                // A long first relay keeps what it has sent folder by folder; what it only compared goes fast again.
                 cursor.timelines.insert(timeline.0, *progress);
                 cursor.save(&ends.target, self.relayer())?;
             }
