@@ -148,7 +148,8 @@ impl<'a> Restore<'a> {
         let retry = if is_history { config.retry.min(HISTORY_RETRY) } else { config.retry };
         let wait = (!config.wait_max.is_zero()).then(|| Deadline::after(config.wait_max));
         let mut limits = Limits { retry: Deadline::after(retry), wait, told: String::new() };
-        let bell = Bell::new(&self.watched());
+        // Taking a watch away again costs milliseconds, so only a call that waits has one.
+        let mut bell: Option<Bell> = None;
         loop {
             if self.postmaster.is_some_and(|server| !server.is_alive()) {
                 log::info!("the server that asked for '{}' is gone", self.name);
@@ -160,7 +161,14 @@ impl<'a> Restore<'a> {
             };
             match look {
                 Look::Exit(code) => return code,
-                Look::Again(longest) => bell.wait(longest),
+                Look::Again(longest) => {
+                    if let Some(bell) = &bell {
+                        bell.wait(longest);
+                    } else {
+                        // What came between the look and the watch rings nothing, so the first wait is another look.
+                        bell = Some(Bell::new(&self.watched()));
+                    }
+                }
             }
         }
     }
