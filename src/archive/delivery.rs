@@ -165,7 +165,8 @@ pub fn keep(spool: &Spool, delivery: &Delivery, fingerprint: u64) {
     let file = spool.outgoing().join(format!("{name}{}", kept.encoding.extension()));
     let record = spool.outgoing().join(format!("{name}.json"));
     // It is a cache: a failure to keep it costs the next try some time and nothing else.
-    let _ = fs::rename(&delivery.payload.file, file).and_then(|()| fs::write(record, json));
+    let written = delivery.payload.write_file().and_then(|()| fs::rename(&delivery.payload.file, file));
+    let _ = written.and_then(|()| fs::write(record, json));
 }
 
 /// Removes what is no longer needed; queues hold links of their own.

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ use crate::store::{Encoding, Payload};
 /// How much is compressed as one frame, in bytes. Larger gains no compression worth having at the levels used here, and
 /// memory that is touched for the first time costs more than compressing it does.
 const PIECE: usize = 1 << 20;
+
+/// A payload up to this size stays in memory, in bytes; times the depth of looking ahead it bounds the worker's memory.
+const MEMORY_MAX: usize = 4 << 20;
 
 /// How many cores one segment may use; more would only raise memory.
 const THREADS_MAX: usize = 4;
@@ -93,15 +96,9 @@ impl Stamp {
     }
 }
 
-/// Encodes the source into `target`, a new file of the spool, and describes it.
+/// Encodes the source, in memory or, where that is too much, into `target`, a new file of the spool.
 pub fn encode(source: &Source, target: &Path, method: &Method, inspect: &Inspect<'_>) -> Result<Payload, ArchiveError> {
-    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-    let mut out = Output {
-        file: out.map_err(ArchiveError::io("create", target))?,
-        path: target.to_owned(),
-        hash: Sha256::new(),
-        size: 0,
-    };
+    let mut out = Output::new(target);
     let pieces = source.stamp.size.div_ceil(PIECE as u64).max(1);
     let threads = method.threads.clamp(1, THREADS_MAX).min(pieces as usize);
     if threads == 1 {
@@ -117,7 +114,7 @@ pub fn encode(source: &Source, target: &Path, method: &Method, inspect: &Inspect
     if method.encoding == Encoding::Zstd {
         out.write(&note(&method.writer))?;
     }
-    Ok(Payload { file: out.path, size: out.size, sha256: out.hash.finalize().into(), encoding: method.encoding })
+    Ok(out.finish(method.encoding))
 }
 
 /// Encodes with several threads, each taking every n-th piece, and writes the pieces in order. A thread has two buffers
@@ -229,20 +226,46 @@ fn compress(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<
     Ok(())
 }
 
-/// The file being written, with what has to be known of it at the end.
+/// What is being written, with what has to be known of it at the end.
 struct Output {
-    file: File,
     path: PathBuf,
+    memory: Vec<u8>,
+    /// Where the bytes go once they are too many for memory.
+    file: Option<File>,
     hash: Sha256,
     size: u64,
 }
 
 impl Output {
+    fn new(path: &Path) -> Self {
+        Output { path: path.to_owned(), memory: Vec::new(), file: None, hash: Sha256::new(), size: 0 }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?;
+        if self.file.is_none() && self.memory.len() + bytes.len() > MEMORY_MAX {
+            self.spill()?;
+        }
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?,
+            None => self.memory.extend_from_slice(bytes),
+        }
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
+    }
+
+    fn spill(&mut self) -> Result<(), ArchiveError> {
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
+        let mut file = created.map_err(ArchiveError::io("create", &self.path))?;
+        file.write_all(&self.memory).map_err(ArchiveError::io("write", &self.path))?;
+        self.memory = Vec::new();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn finish(self, encoding: Encoding) -> Payload {
+        let memory = self.file.is_none().then(|| Arc::new(self.memory));
+        Payload { file: self.path, memory, size: self.size, sha256: self.hash.finalize().into(), encoding }
     }
 }
 
@@ -292,12 +315,13 @@ mod tests {
             for encoding in Encoding::ALL {
                 let content = sample(size);
                 let (_folder, payload) = encoded(&content, encoding, 2);
-                let stored = Box::new(payload.open().expect("the payload opens"));
+                let stored = payload.open().expect("the payload opens");
                 let mut back = Vec::new();
                 encoding.decoder(stored).expect("a decoder").read_to_end(&mut back).expect("it decodes");
                 assert!(back == content, "{encoding:?} of {size} bytes");
+                payload.write_file().expect("the payload is written");
                 let again = Payload::of_file(&payload.file, encoding).expect("it is read again");
-                assert_eq!(again, payload);
+                assert_eq!((again.size, again.sha256), (payload.size, payload.sha256));
             }
         }
     }
@@ -307,9 +331,10 @@ mod tests {
         for (encoding, tool) in [(Encoding::Zstd, "zstd"), (Encoding::Lz4, "lz4"), (Encoding::Gzip, "gzip")] {
             let content = sample(PIECE + 5);
             let (_folder, payload) = encoded(&content, encoding, 1);
+            payload.write_file().expect("the payload is written");
             let read = std::process::Command::new(tool)
                 .args(["-d", "-c"])
-                .stdin(payload.open().expect("the payload opens"))
+                .stdin(File::open(&payload.file).expect("the payload opens"))
                 .output()
                 .unwrap_or_else(|error| panic!("{tool} is installed by scripts/install: {error}"));
             assert!(read.status.success() && read.stdout == content, "{tool}");
@@ -319,7 +344,8 @@ mod tests {
     #[test]
     fn a_stored_file_says_who_wrote_it() {
         let (_folder, payload) = encoded(&sample(100), Encoding::Zstd, 1);
-        let stored = std::fs::read(&payload.file).expect("the payload is read");
+        let mut stored = Vec::new();
+        payload.open().and_then(|mut bytes| bytes.read_to_end(&mut stored)).expect("the payload is read");
         assert_eq!(read_note(&stored).map(|(writer, _)| writer), Some("db1".to_owned()));
         assert_eq!(read_note(b"something else"), None);
     }

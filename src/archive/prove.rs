@@ -18,7 +18,7 @@ const CHUNK: usize = 256 << 10;
 pub fn prove(payload: &Payload, name: WalName, identity: &Identity) -> Result<(), ArchiveError> {
     let damaged = |detail: String| ArchiveError::NotTheWal { name, place: payload.file.display().to_string(), detail };
     let stored = payload.open().map_err(ArchiveError::io("read", &payload.file))?;
-    let mut content = payload.encoding.decoder(Box::new(stored)).map_err(|error| damaged(error.to_string()))?;
+    let mut content = payload.encoding.decoder(stored).map_err(|error| damaged(error.to_string()))?;
     let Some(segment) = name.segment().filter(|_| name.holds_wal()) else {
         let mut text = String::new();
         content.read_to_string(&mut text).map_err(|error| damaged(error.to_string()))?;

@@ -78,7 +78,8 @@ impl Queue {
         }
         self.guard_space(&folder, free_min)?;
         let path = folder.join(format!("{name}{}", payload.encoding.extension()));
-        payload.open().and_then(|file| file.sync_all()).map_err(ArchiveError::io("fsync", &payload.file))?;
+        let settled = payload.write_file().and_then(|()| fs::File::open(&payload.file)?.sync_all());
+        settled.map_err(ArchiveError::io("fsync", &payload.file))?;
         match fs::hard_link(&payload.file, &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let there = Queued { name, encoding: payload.encoding, path };
@@ -242,7 +243,7 @@ fn admit(queued: &Queued, payload: &Payload, archive: &Archive) -> Result<(), Ar
         return Ok(());
     }
     let mut first = [0; LONG_HEADER];
-    let stored = payload.open().and_then(|file| queued.encoding.decoder(Box::new(file)));
+    let stored = payload.open().and_then(|file| queued.encoding.decoder(file));
     stored.and_then(|mut wal| wal.read_exact(&mut first)).map_err(ArchiveError::io("read", &queued.path))?;
     let header = first_page(&first).map_err(|error| ArchiveError::NotTheWal {
         name: queued.name,
