@@ -8,8 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
 use rustix::process::{Pid, test_kill_process};
@@ -30,7 +30,10 @@ use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentSize, SystemId, WalName};
 
 /// How much is decoded, checked and written at a time, in bytes.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
+
+/// How many such pieces are on their way from the decoder.
+const PIECES: usize = 4;
 
 /// Fetches files by one configuration. Shared by all threads of a process.
 pub struct Fetcher {
@@ -347,7 +350,7 @@ fn copy_checked(
 ) -> Result<Option<SegmentReport>, ArchiveError> {
     let damaged = |place: &str, detail: String| ArchiveError::NotTheWal { name, place: place.to_owned(), detail };
     let Found { reader, encoding, place, identity, .. } = found;
-    let mut reader = encoding.decoder(reader).map_err(|error| damaged(&place, error.to_string()))?;
+    let reader = encoding.decoder(reader).map_err(|error| damaged(&place, error.to_string()))?;
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(target);
     let mut out = out.map_err(ArchiveError::io("create", target))?;
     let Some(segment) = name.segment().filter(|_| name.holds_wal()) else {
@@ -361,17 +364,13 @@ fn copy_checked(
         size: whose.map(|(_, size)| size),
         partial,
     });
-    let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
-    loop {
-        let count = read_full(&mut reader, &mut buffer).map_err(|error| damaged(&place, error.to_string()))?;
-        if count == 0 {
-            break;
-        }
-        checker.feed(offset, &buffer[..count]).map_err(|error| damaged(&place, error.to_string()))?;
-        out.write_all(&buffer[..count]).map_err(ArchiveError::io("write", target))?;
-        offset += count as u64;
-    }
+    let decoded = in_pieces(reader, |piece| {
+        checker.feed(offset, piece).map_err(|error| damaged(&place, error.to_string()))?;
+        offset += piece.len() as u64;
+        out.write_all(piece).map_err(ArchiveError::io("write", target))
+    });
+    decoded?.map_err(|error| damaged(&place, error.to_string()))?;
     let report = checker.finish().map_err(|error| damaged(&place, error.to_string()))?;
     if let Ending::Torn { at, why } = &report.ends
         && !partial
@@ -383,6 +382,45 @@ fn copy_checked(
         out.set_len(report.first_page.segment_size.bytes()).map_err(ArchiveError::io("extend", target))?;
     }
     Ok(Some(report))
+}
+
+/// Reads to the end on a thread of its own, so that decoding and what is done with the pieces overlap. The outer error
+/// is that of `take`, the inner one that of the reader.
+fn in_pieces(
+    mut reader: Box<dyn Read + Send + '_>,
+    mut take: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
+) -> Result<std::io::Result<()>, ArchiveError> {
+    std::thread::scope(|scope| {
+        let (give, full) = mpsc::sync_channel::<std::io::Result<Vec<u8>>>(PIECES);
+        let (give_back, empty) = mpsc::channel();
+        for _ in 0..PIECES {
+            // The receiver is right here.
+            let _ = give_back.send(vec![0; CHUNK]);
+        }
+        scope.spawn(move || {
+            while let Ok(mut buffer) = empty.recv() {
+                buffer.resize(CHUNK, 0);
+                let piece = read_full(&mut *reader, &mut buffer).map(|count| buffer.truncate(count)).map(|()| buffer);
+                let last = piece.as_ref().map_or(true, |piece| piece.len() < CHUNK);
+                if give.send(piece).is_err() || last {
+                    return;
+                }
+            }
+        });
+        for piece in full {
+            match piece {
+                Ok(piece) => {
+                    if !piece.is_empty() {
+                        take(&piece)?;
+                    }
+                    // Nobody wants it back once the end is read.
+                    let _ = give_back.send(piece);
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(()))
+    })
 }
 
 /// Checks a segment that lies on this machine; none where it does not exist.
