@@ -49,7 +49,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let (Some(name), Some(target)) = (arguments.get_one::<String>("name"), arguments.get_one::<PathBuf>("target"))
     else {
         let failure = Failure::new(Class::Usage, "the name of the file and where it goes must be given");
-        return Err(failure.hinted("restore_command = 'restore-wal %f %p %r'."));
+        return Err(failure.hinted("restore_command = 'restore-wal %f %p'."));
     };
     let name: WalName = name.parse().map_err(|error| Failure::from(ArchiveError::Name(error)))?;
     Ok(Restore::new(name, target, arguments, context)?.run())
