@@ -448,7 +448,7 @@ impl<'a> Restore<'a> {
     fn open_standby(&self, say: Say) -> Option<u8> {
         let ordered = matches!(say, Say::Smart | Say::Fast | Say::EndAt(_) | Say::Stop);
         let (true, Some(pgdata)) = (ordered && self.mode() == Mode::Standby, &self.pgdata) else { return None };
-        let Some(server) = self.postmaster else { return None };
+        let server = self.postmaster?;
         log::info!("all that was ordered is applied before '{}': the server is told to promote", self.name);
         let told = server.promote(pgdata).err()?;
         Some(self.cannot_tell(say, told.into()))
