@@ -115,7 +115,7 @@ impl Explain for ArchiveError {
             }
             ArchiveError::Hole { name, .. } => Some(format!(
                 "Find '{name}' in pg_wal of the old primary or of a standby and run 'archive-wal' on it there, then start \
-                 the recovery again; to stop before it on purpose, set a recovery target that lies before it."
+                 the recovery again; to stop before it on purpose, set a recovery target that lies before it (and recovery_prefetch = off, from PostgreSQL 15 on)."
             )),
             ArchiveError::Elsewhere(failure) => failure.hint.clone(),
             ArchiveError::Io { source, .. } => match source.kind() {

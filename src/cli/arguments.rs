@@ -55,7 +55,10 @@ pub fn restore_wal() -> Command {
         )
         .arg(text("name", "The file's name, as PostgreSQL's %f").value_name("NAME").requires("target"))
         .arg(path("target", "Where to put it, as %p").value_name("TARGET"))
-        .arg(text("restart", "The oldest file still needed, as %r").value_name("RESTART"))
+        .arg(
+            text("restart", "The oldest file still needed, as %r; not used, and pg_rewind refuses it")
+                .value_name("RESTART"),
+        )
         .arg(
             text("cleanup", "Remove what a restart from RESTART (%r) no longer needs from the own archive")
                 .long("cleanup")

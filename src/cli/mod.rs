@@ -76,7 +76,7 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent],
         failures: Failures::Abort,
         lines: &[
-            Line { file: "postgresql.conf", text: "restore_command = 'restore-wal %f %p %r'" },
+            Line { file: "postgresql.conf", text: "restore_command = 'restore-wal %f %p'" },
             Line { file: "postgresql.conf", text: "archive_cleanup_command = 'restore-wal --cleanup %r'" },
         ],
     },

@@ -49,7 +49,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let (Some(name), Some(target)) = (arguments.get_one::<String>("name"), arguments.get_one::<PathBuf>("target"))
     else {
         let failure = Failure::new(Class::Usage, "the name of the file and where it goes must be given");
-        return Err(failure.hinted("restore_command = 'restore-wal %f %p %r'."));
+        return Err(failure.hinted("restore_command = 'restore-wal %f %p'."));
     };
     let name: WalName = name.parse().map_err(|error| Failure::from(ArchiveError::Name(error)))?;
     Ok(Restore::new(name, target, arguments, context)?.run())
@@ -456,7 +456,7 @@ impl<'a> Restore<'a> {
     fn open_standby(&self, say: Say) -> Option<u8> {
         let ordered = matches!(say, Say::Smart | Say::Fast | Say::EndAt(_) | Say::Stop);
         let (true, Some(pgdata)) = (ordered && self.mode() == Mode::Standby, &self.pgdata) else { return None };
-        let Some(server) = self.postmaster else { return None };
+        let server = self.postmaster?;
         log::info!("all that was ordered is applied before '{}': the server is told to promote", self.name);
         let told = server.promote(pgdata).err()?;
         Some(self.cannot_tell(say, told.into()))

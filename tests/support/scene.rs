@@ -106,7 +106,7 @@ pub fn stored_in(archive: &Path, name: &str) -> PathBuf {
 
 /// The `restore_command` of a node.
 pub fn restore_command(layout: &Layout, node: &str, options: &str) -> String {
-    format!("{} --config {} {options} %f %p %r", program("restore-wal").display(), layout.shared_file(node).display())
+    format!("{} --config {} {options} %f %p", program("restore-wal").display(), layout.shared_file(node).display())
 }
 
 pub fn copy(from: &Path, to: &Path) {

@@ -50,8 +50,15 @@ struct Ready {
 }
 
 impl Ready {
-    fn is_untouched(&self) -> bool {
-        Stamp::of_path(&self.path).is_ok_and(|now| now == self.stamp)
+    /// Gives the file away if nobody has touched it since it was checked; else it goes.
+    fn hand_over(self, target: &Path) -> Option<Handed> {
+        let untouched = Stamp::of_path(&self.path).is_ok_and(|now| now == self.stamp);
+        if untouched && move_file(&self.path, target).is_ok() {
+            return Some(self.handed);
+        }
+        // A leftover is only room lost until the next worker starts.
+        let _ = remove_if_there(&self.path);
+        None
     }
 }
 
@@ -91,11 +98,9 @@ impl Prefetch {
         deadline: Deadline,
     ) -> Result<Answer, ArchiveError> {
         let WalName::Segment(segment) = name else { return self.fetcher.fetch(name, target, asker, false) };
-        let answer = match self.take(segment, asker, deadline) {
-            Some(ready) if ready.is_untouched() && move_file(&ready.path, target).is_ok() => {
-                Answer::Handed(ready.handed)
-            }
-            _ => self.fetcher.fetch(name, target, asker, false)?,
+        let answer = match self.take(segment, asker, deadline).and_then(|ready| ready.hand_over(target)) {
+            Some(handed) => Answer::Handed(handed),
+            None => self.fetcher.fetch(name, target, asker, false)?,
         };
         if matches!(answer, Answer::Handed(_)) {
             self.look_further(segment, asker);
