@@ -34,7 +34,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let Taken::Held(_one_relay) = taken else {
         let Taken::Busy { owner } = taken else { return Ok(0) };
         // Cron starts the next turn while a long one runs: that is no trouble, and the operator is told who works.
-        println!("another relay-wal works already ({owner})");
+        output::line(format_args!("another relay-wal works already ({owner})"));
         return Ok(if arguments.get_flag("loop") { Class::Busy.code() } else { 0 });
     };
     let sites = Sites::new(&config);
@@ -139,13 +139,18 @@ fn forget_cursors(config: &Config, sites: &Sites, spool: &Spool) {
 
 fn show(turns: &[Turn], context: &Context) {
     if context.json {
-        println!("{}", serde_json::to_string(turns).unwrap_or_default());
+        output::line(format_args!("{}", serde_json::to_string(turns).unwrap_or_default()));
         return;
     }
     for turn in turns.iter().filter(|turn| turn.relayed + turn.drained > 0) {
         let verb = if context.dry_run { "would relay" } else { "relayed" };
         let queued = if turn.drained > 0 { format!(", {} from the queue", turn.drained) } else { String::new() };
-        println!("{verb} {} files ({}){queued} to {}", turn.relayed, output::size(turn.bytes), turn.target);
+        output::line(format_args!(
+            "{verb} {} files ({}){queued} to {}",
+            turn.relayed,
+            output::size(turn.bytes),
+            turn.target
+        ));
     }
 }
 

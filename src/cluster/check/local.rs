@@ -32,7 +32,7 @@ pub fn gather(config: &Config, files: &[PathBuf]) -> Local {
         configuration: files.iter().map(|file| look(file)).collect(),
         keys: keys.iter().map(|key| look(key)).collect(),
         spool: look(&config.local.spool),
-        spool_room: bounded(config.local.spool.clone(), |path| room(path)),
+        spool_room: bounded(config.local.spool.clone(), room),
         archive: config.own().archive.as_ref().map(|archive| look_at_archive(&archive.join(&config.cluster.name))),
         pgdata: config.own().pgdata.as_ref().map(|pgdata| look(pgdata)),
         queues: bounded(spool.queues(), |path| queues(path).map(Some)).map(Option::unwrap_or_default),
