@@ -73,7 +73,7 @@ fn archive(path: &Path, name: Option<&str>, arguments: &ArgMatches, context: &Co
     report(&outcome, name, context);
     let pushed = outcome?;
     if context.json {
-        println!("{}", serde_json::to_string(&pushed).unwrap_or_default());
+        output::line(format_args!("{}", serde_json::to_string(&pushed).unwrap_or_default()));
     }
     log::debug!("{}", describe(&pushed));
     Ok(0)
@@ -206,14 +206,14 @@ fn switch(mode: Shipping, context: &Context) -> Result<u8, Failure> {
     if !context.dry_run {
         shipping::set(&spool, mode, &context.config.archive)?;
     }
-    println!("shipping: {}", shipping::word(mode));
+    output::line(format_args!("shipping: {}", shipping::word(mode)));
     Ok(0)
 }
 
 fn init_places(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let wanted = arguments.get_one::<String>("init").map(String::as_str).filter(|name| !name.is_empty());
     for made in init::init(&context.config, wanted.into_iter(), context.dry_run)? {
-        println!("{made}");
+        output::line(format_args!("{made}"));
     }
     Ok(0)
 }
@@ -232,7 +232,7 @@ fn drain_stopped_server(context: &Context) -> Result<u8, Failure> {
     let (mut bytes, mut queued, mut discarded) = (0, 0, 0);
     for leftover in &leftovers {
         if context.dry_run {
-            println!("would ship '{}' from '{}'", leftover.name, leftover.path.display());
+            output::line(format_args!("would ship '{}' from '{}'", leftover.name, leftover.path.display()));
             continue;
         }
         let deadline = Deadline::after(config.archive.deadline);
@@ -246,14 +246,15 @@ fn drain_stopped_server(context: &Context) -> Result<u8, Failure> {
     if !context.dry_run {
         pusher.drain(Deadline::after(config.archive.deadline));
         let shipped = leftovers.len() - discarded;
-        println!("flushed {shipped} files ({}) of '{}'", output::size(bytes), pgdata.display());
+        let size = output::size(bytes);
+        output::line(format_args!("flushed {shipped} files ({size}) of '{}'", pgdata.display()));
         if queued > 0 {
-            println!(
+            output::line(format_args!(
                 "{queued} of them did not reach every place at once; 'archive-wal --status' shows what still waits"
-            );
+            ));
         }
         if discarded > 0 {
-            println!("{discarded} files were DISCARDED: shipping is switched to discard");
+            output::line(format_args!("{discarded} files were DISCARDED: shipping is switched to discard"));
         }
     }
     Ok(0)
@@ -283,27 +284,29 @@ fn status(context: &Context) -> Result<u8, Failure> {
             .collect();
         let worker = worker.map(|(process, prepared, prefetched)| json!({ "process": process, "prepared": prepared, "prefetched": prefetched }));
         let status = json!({ "node": config.local.node, "shipping": mode, "broken_chains": chains, "queues": queues, "worker": worker });
-        println!("{status:#}");
+        output::line(format_args!("{status:#}"));
         return Ok(0);
     }
-    println!("node      {}", config.local.node);
-    println!("shipping  {mode}");
+    output::line(format_args!("node      {}", config.local.node));
+    output::line(format_args!("shipping  {mode}"));
     for chain in &chains {
-        println!(
+        output::line(format_args!(
             "BROKEN    {} files discarded, '{}' to '{}', {} to {}",
             chain.count, chain.first, chain.last, chain.since, chain.until
-        );
+        ));
     }
     for (node, found) in &queues {
         let age = found.oldest.and_then(|since| since.elapsed().ok());
         let age = age.map_or_else(String::new, |age| format!(", oldest {}", output::duration(age)));
-        println!("queue     {node}: {} files, {}{age}", found.count, output::size(found.bytes));
+        output::line(format_args!("queue     {node}: {} files, {}{age}", found.count, output::size(found.bytes)));
     }
     match worker {
         Some((process, prepared, prefetched)) => {
-            println!("worker    process {process}, {prepared} files shipped ahead, {prefetched} fetched ahead");
+            output::line(format_args!(
+                "worker    process {process}, {prepared} files shipped ahead, {prefetched} fetched ahead"
+            ));
         }
-        None => println!("worker    none (it is started by the next call and ends when idle)"),
+        None => output::line(format_args!("worker    none (it is started by the next call and ends when idle)")),
     }
     Ok(0)
 }

@@ -51,7 +51,7 @@ pub fn clean_up(restart: Option<&str>, context: &Context) -> Result<u8, Failure>
         Cut::KeepAll(reasons) => {
             log::info!("all WAL is kept: {}", reasons.join("; "));
             if context.dry_run {
-                println!("all WAL is kept: {}", reasons.join("; "));
+                output::line(format_args!("all WAL is kept: {}", reasons.join("; ")));
             }
         }
         Cut::Before(oldest, who) => {
@@ -61,8 +61,8 @@ pub fn clean_up(restart: Option<&str>, context: &Context) -> Result<u8, Failure>
             let size = output::size(removed.bytes);
             let text = format!("{verb} {} files ({size}) before '{oldest}', kept for {who}", removed.files.len());
             if context.dry_run {
-                removed.files.iter().for_each(|file| println!("{verb} {file}"));
-                println!("{text}");
+                removed.files.iter().for_each(|file| output::line(format_args!("{verb} {file}")));
+                output::line(format_args!("{text}"));
             } else if !removed.files.is_empty() {
                 log::info!("{text}");
             }
@@ -98,6 +98,7 @@ pub fn forget(node: &str, context: &Context) -> Result<u8, Failure> {
     let archive = own.archive()?;
     let known = Record::remove(&archive, node, context.dry_run)?;
     let verb = if context.dry_run { "would forget" } else { "forgot" };
-    println!("{}", if known { format!("{verb} what {node} needs") } else { format!("{node} has left no record") });
+    let text = if known { format!("{verb} what {node} needs") } else { format!("{node} has left no record") };
+    output::line(format_args!("{text}"));
     Ok(0)
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use clap::ArgMatches;
 
 use super::archive_wal::{ask_worker, start_worker};
+use super::output;
 use super::restore_cleanup::{clean_up, forget, warn_only};
 use super::run::Context;
 use crate::archive::ArchiveError;
@@ -435,7 +436,7 @@ impl<'a> Restore<'a> {
             log::warn!("{notice}; '{}' was taken from the {} instead", self.name, handed.from);
         }
         if self.context.dry_run {
-            println!("'{}' would come from the {}", self.name, handed.from);
+            output::line(format_args!("'{}' would come from the {}", self.name, handed.from));
         } else {
             log::debug!("'{}' came from the {}", self.name, handed.from);
         }
