@@ -110,6 +110,22 @@ pub fn check_node() -> Command {
         .arg(flag("nagios", "One line and exit codes 0 to 3, as monitoring plugins answer").conflicts_with("json"))
 }
 
+/// `check-archive`: changes nothing but its own mark, and the list of accepted gaps when told to.
+pub fn check_archive() -> Command {
+    configured("check-archive", "Says whether the WAL of an archive is whole, what is missing, and where that still is")
+        .arg(text("node", "The node whose archive to check; else the own one").value_name("NODE"))
+        .arg(flag("names-only", "Look at names only, read no contents"))
+        .arg(flag("full", "Read everything, also what an earlier run found good").conflicts_with("names-only"))
+        .arg(
+            text("acknowledge", "Accept that these segments are missing: shown from now on, and no finding")
+                .long("acknowledge")
+                .value_name("FIRST..LAST")
+                .requires("reason")
+                .conflicts_with_all(["names-only", "full"]),
+        )
+        .arg(text("reason", "Why they are accepted").long("reason").value_name("TEXT").requires("acknowledge"))
+}
+
 /// `distribute`: the shared configuration, and the programs, to every node.
 pub fn distribute() -> Command {
     configured("distribute", "Puts the shared configuration on every node")

@@ -10,6 +10,7 @@ use crate::error::Class;
 
 pub mod archive_wal;
 pub mod arguments;
+pub mod check_archive;
 pub mod check_node;
 pub mod distribute;
 pub mod docs;
@@ -93,6 +94,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent, Storage, Remote, Postgres, Timeout],
         failures: Failures::Class,
         lines: &[],
+    },
+    Program {
+        name: "check-archive",
+        command: arguments::check_archive,
+        classes: &[Corrupt, Storage, Remote, Timeout],
+        failures: Failures::Class,
+        lines: &[Line { file: "crontab", text: "17 3 * * *  check-archive --quiet" }],
     },
     Program {
         name: "distribute",
