@@ -145,7 +145,8 @@ fn encode_piece(source: &Source, method: &Method, inspect: &Inspect<'_>, piece: 
     compress(&bytes, method).map_err(ArchiveError::io("compress", &source.path))
 }
 
-fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+/// Compresses bytes into one frame of the method.
+pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
     match method.encoding {
         Encoding::None => Ok(bytes.to_vec()),
         Encoding::Zstd => {
