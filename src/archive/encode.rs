@@ -190,7 +190,7 @@ impl<'a> Press<'a> {
                 encoded.reserve(zstd::zstd_safe::compress_bound(length));
                 zstd.compress_to_buffer(bytes, encoded).map(|_| ())
             }
-            None => compress(bytes, self.method, encoded),
+            None => append(bytes, self.method, encoded),
         };
         compressed.map_err(ArchiveError::io("compress", &self.source.path))
     }
@@ -203,8 +203,18 @@ fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
     Ok(compressor)
 }
 
+/// Compresses bytes into one frame of the method.
+pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+    if method.encoding == Encoding::Zstd {
+        return compressor(method.level)?.compress(bytes);
+    }
+    let mut encoded = Vec::new();
+    append(bytes, method, &mut encoded)?;
+    Ok(encoded)
+}
+
 /// Appends one piece in a form that keeps nothing between pieces.
-fn compress(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()> {
+fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()> {
     match method.encoding {
         Encoding::None | Encoding::Zstd => encoded.extend_from_slice(bytes),
         Encoding::Lz4 => {

@@ -92,6 +92,54 @@ pub fn relay_wal() -> Command {
         )
 }
 
+/// `base-backup`: the word first, then what it needs.
+pub fn base_backup() -> Command {
+    configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
+        .override_usage(
+            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+             base-backup list\n       \
+             base-backup show <LABEL>\n       \
+             base-backup verify [LABEL]\n       \
+             base-backup restore <LABEL | latest> --to <DIR> [--map OID=DIR]\n       \
+             base-backup annotate <LABEL> --note KEY=VALUE\n       \
+             base-backup keep <LABEL>\n       \
+             base-backup release <LABEL>\n       \
+             base-backup expire [--keep N] [--days D]",
+        )
+        .arg(
+            Arg::new("job")
+                .help("What to do")
+                .value_name("JOB")
+                .value_parser(["take", "list", "show", "verify", "restore", "annotate", "keep", "release", "expire"])
+                .required_unless_present("show-config"),
+        )
+        .arg(text("label", "The backup, as 'list' shows it, or 'latest'").value_name("LABEL"))
+        .arg(text("place", "The node whose archive is meant; else this one").long("place").value_name("NODE"))
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+        .arg(
+            text("rate-limit", "take: read at most so many bytes a second, such as 50MB; 0: no limit")
+                .long("rate-limit")
+                .value_name("SIZE")
+                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(
+            text("note", "take, annotate: write this about it; without a value: forget it; may be given again")
+                .long("note")
+                .value_name("KEY=VALUE")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(path("to", "restore: the data directory, empty or not there").long("to").value_name("DIR"))
+        .arg(
+            text("map", "restore: put the tablespace OID into DIR; may be given again")
+                .long("map")
+                .value_name("OID=DIR")
+                .action(ArgAction::Append),
+        )
+        .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
+        .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
+}
+
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")
@@ -190,6 +238,11 @@ pub fn source(matches: &ArgMatches) -> Source {
 /// A switch with a long name.
 fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
+}
+
+/// An option with a number from 0 on.
+fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
+    Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u32).range(0..=i64::from(most)))
 }
 
 /// An argument with a text.

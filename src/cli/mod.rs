@@ -10,6 +10,7 @@ use crate::error::Class;
 
 pub mod archive_wal;
 pub mod arguments;
+pub mod base_backup;
 pub mod check_archive;
 pub mod check_node;
 pub mod distribute;
@@ -87,6 +88,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Conflict, Corrupt, Storage, Remote, Timeout, Busy],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "* * * * *  relay-wal --quiet" }],
+    },
+    Program {
+        name: "base-backup",
+        command: arguments::base_backup,
+        classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[Line { file: "crontab", text: "30 1 * * *  base-backup take --quiet && base-backup expire --quiet" }],
     },
     Program {
         name: "check-node",

@@ -32,6 +32,7 @@ pub struct Config {
     pub queue: Queue,
     pub restore: Restore,
     pub relay: Relay,
+    pub backup: Backup,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
@@ -177,6 +178,36 @@ pub struct Relay {
     pub rate_max: u64,
     /// Pause between two turns of `--loop`. Default 5s, 100ms..1d.
     pub interval: Duration,
+}
+
+/// `[backup]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backup {
+    /// How many files are worked on at once; 0: one for each core. 0..64, default 0.
+    pub jobs: u32,
+    /// `zstd` (default), `lz4`, `none`.
+    pub compress: Encoding,
+    /// Level of zstd; 0 is 1. −7..19, default 0.
+    pub level: i32,
+    /// `fast` (default) or `spread`.
+    pub checkpoint: Checkpoint,
+    /// Bytes read a second at most; 0: no limit. Default 0.
+    pub rate_max: u64,
+    /// How long WAL may take to reach the archive. Default 5min, 1s..1d.
+    pub deadline: Duration,
+    /// How many backups expire keeps; 0: no number. Default 0.
+    pub keep: u32,
+    /// To any time of how many days expire keeps the way; 0: no number. Default 0.
+    pub keep_days: u32,
+}
+
+/// How the server makes the checkpoint with which a backup begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// At once.
+    Fast,
+    /// Over as long as checkpoint_completion_target says.
+    Spread,
 }
 
 /// `[ssh]`: for every node; `[node.NAME]` says user, port, key.
