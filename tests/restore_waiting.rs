@@ -142,7 +142,7 @@ fn a_trigger_of_last_time_opens_nothing() {
 
 #[test]
 fn pause_holds_and_continue_lets_go() {
-    let mut warm = Warm::new(true);
+    let warm = Warm::new(true);
     order(&warm.control("PAUSE"), "");
     warm.bring(4);
     // The call that waits may have it; the next one is held.

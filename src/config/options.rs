@@ -99,7 +99,7 @@ pub const OPTIONS: &[Row] = &[
     row("queue", "free_min", Size, Is("1GiB"), Both, "Queues nothing while the spool's file system has less than this free."),
 
     row("restore", "from", Places, Is("own, queue, nodes, dr"), Both, "Lists where a file is looked for, in order."),
-    row("restore", "wait", Switch, Is("off"), Both, "Waits for a segment that is not there yet, as a warm standby does; from PostgreSQL 15 on with recovery_prefetch = off, or what was read ahead waits too."),
+    row("restore", "wait", Switch, Is("off"), Both, "Waits for a segment that is not there yet, as a warm standby does."),
     row("restore", "poll", Time("100ms", "1h"), Is("1s"), Both, "Says how often to look while waiting."),
     row("restore", "wait_max", Time("0", "365d"), Is("0"), Both, "Gives up waiting after so long; 0: never."),
     row("restore", "delay", Time("0", "365d"), Is("0"), Both, "Holds each segment back until it is so old."),
