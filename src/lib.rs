@@ -1,6 +1,7 @@
 //! pgwarm keeps a PostgreSQL cluster warm. This is the map of the crate, in reading order.
 
 pub mod archive;
+pub mod backup;
 pub mod cli;
 pub mod cluster;
 pub mod config;

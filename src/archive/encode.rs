@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,12 @@ use sha2::{Digest, Sha256};
 use super::ArchiveError;
 use crate::store::{Encoding, Payload};
 
-/// How much is compressed as one frame, in bytes. Larger gains no compression worth having at the levels used here.
-const PIECE: usize = 4 << 20;
+/// How much is compressed as one frame, in bytes. Larger gains no compression worth having at the levels used here, and
+/// memory that is touched for the first time costs more than compressing it does.
+const PIECE: usize = 1 << 20;
+
+/// A payload up to this size stays in memory, in bytes; times the depth of looking ahead it bounds the worker's memory.
+const MEMORY_MAX: usize = 4 << 20;
 
 /// How many cores one segment may use; more would only raise memory.
 const THREADS_MAX: usize = 4;
@@ -91,102 +96,186 @@ impl Stamp {
     }
 }
 
-/// Encodes the source into `target`, a new file of the spool, and describes it.
+/// Encodes the source, in memory or, where that is too much, into `target`, a new file of the spool.
 pub fn encode(source: &Source, target: &Path, method: &Method, inspect: &Inspect<'_>) -> Result<Payload, ArchiveError> {
-    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-    let mut out = Output {
-        file: out.map_err(ArchiveError::io("create", target))?,
-        path: target.to_owned(),
-        hash: Sha256::new(),
-        size: 0,
-    };
-    let pieces = source.stamp.size.div_ceil(PIECE as u64);
-    let threads = method.threads.clamp(1, THREADS_MAX).min(pieces.max(1) as usize);
-    let mut piece = 0;
-    while piece < pieces {
-        let wave = piece..(piece + threads as u64).min(pieces);
-        piece = wave.end;
-        for encoded in encode_wave(source, method, inspect, wave)? {
+    let mut out = Output::new(target);
+    let pieces = source.stamp.size.div_ceil(PIECE as u64).max(1);
+    let threads = method.threads.clamp(1, THREADS_MAX).min(pieces as usize);
+    if threads == 1 {
+        let mut press = Press::new(source, method, inspect)?;
+        let mut encoded = Vec::new();
+        for piece in 0..pieces {
+            press.encode(piece, &mut encoded)?;
             out.write(&encoded)?;
         }
-    }
-    if pieces == 0 {
-        out.write(&compress(&[], method).map_err(ArchiveError::io("compress", &source.path))?)?;
+    } else {
+        encode_in_lanes(source, method, inspect, pieces, threads, &mut out)?;
     }
     if method.encoding == Encoding::Zstd {
         out.write(&note(&method.writer))?;
     }
-    Ok(Payload { file: out.path, size: out.size, sha256: out.hash.finalize().into(), encoding: method.encoding })
+    Ok(out.finish(method.encoding))
 }
 
-/// Encodes some pieces at the same time and gives them back in order.
-fn encode_wave(
+/// Encodes with several threads, each taking every n-th piece, and writes the pieces in order. A thread has two buffers
+/// that go to and fro, so memory stays the same however large the segment is.
+fn encode_in_lanes(
     source: &Source,
     method: &Method,
     inspect: &Inspect<'_>,
-    pieces: std::ops::Range<u64>,
-) -> Result<Vec<Vec<u8>>, ArchiveError> {
-    if pieces.end - pieces.start == 1 {
-        return Ok(vec![encode_piece(source, method, inspect, pieces.start)?]);
-    }
+    pieces: u64,
+    threads: usize,
+    out: &mut Output,
+) -> Result<(), ArchiveError> {
     std::thread::scope(|scope| {
-        let running: Vec<_> =
-            pieces.map(|piece| scope.spawn(move || encode_piece(source, method, inspect, piece))).collect();
-        running.into_iter().map(|thread| thread.join().expect("because a panic there is a panic here")).collect()
+        let mut lanes = Vec::new();
+        for lane in 0..threads as u64 {
+            let (give, full) = mpsc::sync_channel::<Result<Vec<u8>, ArchiveError>>(1);
+            let (give_back, empty) = mpsc::channel();
+            for _ in 0..2 {
+                // The receiver is right here.
+                let _ = give_back.send(Vec::new());
+            }
+            lanes.push((full, give_back));
+            let mut press = Press::new(source, method, inspect)?;
+            scope.spawn(move || {
+                for piece in (lane..pieces).step_by(threads) {
+                    let Ok(mut buffer) = empty.recv() else { return };
+                    // Nobody takes it where an earlier piece has failed.
+                    if give.send(press.encode(piece, &mut buffer).map(|()| buffer)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        for piece in 0..pieces {
+            let (full, give_back) = &lanes[piece as usize % threads];
+            let encoded = full.recv().expect("because a lane ends after its last piece only")?;
+            out.write(&encoded)?;
+            // A lane that has taken its last piece wants no buffer any more.
+            let _ = give_back.send(encoded);
+        }
+        Ok(())
     })
 }
 
-fn encode_piece(source: &Source, method: &Method, inspect: &Inspect<'_>, piece: u64) -> Result<Vec<u8>, ArchiveError> {
-    let offset = piece * PIECE as u64;
-    let length = (source.stamp.size - offset).min(PIECE as u64) as usize;
-    let mut bytes = vec![0; length];
-    source.file.read_exact_at(&mut bytes, offset).map_err(ArchiveError::io("read", &source.path))?;
-    inspect(offset, &bytes)?;
-    compress(&bytes, method).map_err(ArchiveError::io("compress", &source.path))
+/// What one thread compresses with: everything that is large is made once and used for every piece.
+struct Press<'a> {
+    source: &'a Source,
+    method: &'a Method,
+    inspect: &'a Inspect<'a>,
+    plain: Vec<u8>,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
 }
 
-fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
-    match method.encoding {
-        Encoding::None => Ok(bytes.to_vec()),
-        Encoding::Zstd => {
-            let level = if method.level == 0 { 1 } else { method.level };
-            let mut compressor = zstd::bulk::Compressor::new(level)?;
-            compressor.include_checksum(true)?;
-            compressor.include_contentsize(true)?;
-            compressor.compress(bytes)
+impl<'a> Press<'a> {
+    fn new(source: &'a Source, method: &'a Method, inspect: &'a Inspect<'a>) -> Result<Self, ArchiveError> {
+        let zstd = (method.encoding == Encoding::Zstd).then(|| compressor(method.level)).transpose();
+        let zstd = zstd.map_err(ArchiveError::io("compress", &source.path))?;
+        Ok(Press { source, method, inspect, plain: vec![0; PIECE.min(source.stamp.size as usize)], zstd })
+    }
+
+    /// Reads, inspects and encodes one piece; `encoded` is overwritten.
+    fn encode(&mut self, piece: u64, encoded: &mut Vec<u8>) -> Result<(), ArchiveError> {
+        let offset = piece * PIECE as u64;
+        let length = (self.source.stamp.size - offset).min(PIECE as u64) as usize;
+        let bytes = &mut self.plain[..length];
+        self.source.file.read_exact_at(bytes, offset).map_err(ArchiveError::io("read", &self.source.path))?;
+        if length > 0 {
+            (self.inspect)(offset, bytes)?;
         }
+        encoded.clear();
+        let compressed = match &mut self.zstd {
+            Some(zstd) => {
+                encoded.reserve(zstd::zstd_safe::compress_bound(length));
+                zstd.compress_to_buffer(bytes, encoded).map(|_| ())
+            }
+            None => append(bytes, self.method, encoded),
+        };
+        compressed.map_err(ArchiveError::io("compress", &self.source.path))
+    }
+}
+
+fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(if level == 0 { 1 } else { level })?;
+    compressor.include_checksum(true)?;
+    compressor.include_contentsize(true)?;
+    Ok(compressor)
+}
+
+/// Compresses bytes into one frame of the method.
+pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+    if method.encoding == Encoding::Zstd {
+        return compressor(method.level)?.compress(bytes);
+    }
+    let mut encoded = Vec::new();
+    append(bytes, method, &mut encoded)?;
+    Ok(encoded)
+}
+
+/// Appends one piece in a form that keeps nothing between pieces.
+fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()> {
+    match method.encoding {
+        Encoding::None | Encoding::Zstd => encoded.extend_from_slice(bytes),
         Encoding::Lz4 => {
             let shape = lz4_flex::frame::FrameInfo::new()
                 .content_checksum(true)
                 .content_size(Some(bytes.len() as u64))
                 .block_size(lz4_flex::frame::BlockSize::Max4MB);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(shape, Vec::new());
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(shape, encoded);
             encoder.write_all(bytes)?;
-            encoder.finish().map_err(io::Error::other)
+            encoder.finish().map_err(io::Error::other)?;
         }
         Encoding::Gzip => {
             let level = if method.level <= 0 { 6 } else { method.level.min(9) as u32 };
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+            let mut encoder = flate2::write::GzEncoder::new(encoded, flate2::Compression::new(level));
             encoder.write_all(bytes)?;
-            encoder.finish()
+            encoder.finish()?;
         }
     }
+    Ok(())
 }
 
-/// The file being written, with what has to be known of it at the end.
+/// What is being written, with what has to be known of it at the end.
 struct Output {
-    file: File,
     path: PathBuf,
+    memory: Vec<u8>,
+    /// Where the bytes go once they are too many for memory.
+    file: Option<File>,
     hash: Sha256,
     size: u64,
 }
 
 impl Output {
+    fn new(path: &Path) -> Self {
+        Output { path: path.to_owned(), memory: Vec::new(), file: None, hash: Sha256::new(), size: 0 }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?;
+        if self.file.is_none() && self.memory.len() + bytes.len() > MEMORY_MAX {
+            self.spill()?;
+        }
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?,
+            None => self.memory.extend_from_slice(bytes),
+        }
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
+    }
+
+    fn spill(&mut self) -> Result<(), ArchiveError> {
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
+        let mut file = created.map_err(ArchiveError::io("create", &self.path))?;
+        file.write_all(&self.memory).map_err(ArchiveError::io("write", &self.path))?;
+        self.memory = Vec::new();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn finish(self, encoding: Encoding) -> Payload {
+        let memory = self.file.is_none().then(|| Arc::new(self.memory));
+        Payload { file: self.path, memory, size: self.size, sha256: self.hash.finalize().into(), encoding }
     }
 }
 
@@ -236,12 +325,13 @@ mod tests {
             for encoding in Encoding::ALL {
                 let content = sample(size);
                 let (_folder, payload) = encoded(&content, encoding, 2);
-                let stored = Box::new(payload.open().expect("the payload opens"));
+                let stored = payload.open().expect("the payload opens");
                 let mut back = Vec::new();
                 encoding.decoder(stored).expect("a decoder").read_to_end(&mut back).expect("it decodes");
                 assert!(back == content, "{encoding:?} of {size} bytes");
+                payload.write_file().expect("the payload is written");
                 let again = Payload::of_file(&payload.file, encoding).expect("it is read again");
-                assert_eq!(again, payload);
+                assert_eq!((again.size, again.sha256), (payload.size, payload.sha256));
             }
         }
     }
@@ -251,9 +341,10 @@ mod tests {
         for (encoding, tool) in [(Encoding::Zstd, "zstd"), (Encoding::Lz4, "lz4"), (Encoding::Gzip, "gzip")] {
             let content = sample(PIECE + 5);
             let (_folder, payload) = encoded(&content, encoding, 1);
+            payload.write_file().expect("the payload is written");
             let read = std::process::Command::new(tool)
                 .args(["-d", "-c"])
-                .stdin(payload.open().expect("the payload opens"))
+                .stdin(File::open(&payload.file).expect("the payload opens"))
                 .output()
                 .unwrap_or_else(|error| panic!("{tool} is installed by scripts/install: {error}"));
             assert!(read.status.success() && read.stdout == content, "{tool}");
@@ -263,7 +354,8 @@ mod tests {
     #[test]
     fn a_stored_file_says_who_wrote_it() {
         let (_folder, payload) = encoded(&sample(100), Encoding::Zstd, 1);
-        let stored = std::fs::read(&payload.file).expect("the payload is read");
+        let mut stored = Vec::new();
+        payload.open().and_then(|mut bytes| bytes.read_to_end(&mut stored)).expect("the payload is read");
         assert_eq!(read_note(&stored).map(|(writer, _)| writer), Some("db1".to_owned()));
         assert_eq!(read_note(b"something else"), None);
     }

@@ -62,11 +62,6 @@ impl Spool {
         self.root.join("prefetch")
     }
 
-    /// Where relaying to a node has got to: a cache.
-    pub fn relay(&self, node: &str) -> PathBuf {
-        self.root.join("relay").join(format!("{node}.json"))
-    }
-
     /// The lock that lets one process do one duty.
     pub fn lock(&self, duty: &str) -> PathBuf {
         self.root.join(format!("{duty}.lock"))

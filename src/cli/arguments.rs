@@ -1,7 +1,7 @@
 //! What each program takes on its command line, one function a program.
 //!
-//! The id of an argument is its long name, or the name in its help for one without dashes: `matches.get_flag("dry-run")`,
-//! `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
+//! The id of an argument is its long name, or the name in its help for one without dashes:
+//! `matches.get_flag("dry-run")`, `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
 
 use std::path::PathBuf;
 
@@ -50,11 +50,15 @@ pub fn archive_wal() -> Command {
 pub fn restore_wal() -> Command {
     configured("restore-wal", "Fetches one WAL file from the places that the configuration names, verified")
         .override_usage(
-            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>",
+            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>\n       \
+             restore-wal [OPTIONS] --forget <NODE>",
         )
         .arg(text("name", "The file's name, as PostgreSQL's %f").value_name("NAME").requires("target"))
         .arg(path("target", "Where to put it, as %p").value_name("TARGET"))
-        .arg(text("restart", "The oldest file still needed, as %r").value_name("RESTART"))
+        .arg(
+            text("restart", "The oldest file still needed, as %r; not used, and pg_rewind refuses it")
+                .value_name("RESTART"),
+        )
         .arg(
             text("cleanup", "Remove what a restart from RESTART (%r) no longer needs from the own archive")
                 .long("cleanup")
@@ -71,7 +75,7 @@ pub fn restore_wal() -> Command {
         .arg(flag("partial", "Serve a .partial where no whole segment exists"))
         .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
         .arg(flag("no-worker", "Do the work in this process"))
-        .group(ArgGroup::new("job").args(["name", "cleanup", "show-config"]).required(true))
+        .group(ArgGroup::new("job").args(["name", "cleanup", "forget", "show-config"]).required(true))
 }
 
 /// `relay-wal`: from cron, or as a loop.
@@ -86,6 +90,54 @@ pub fn relay_wal() -> Command {
                 .value_name("SIZE")
                 .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
         )
+}
+
+/// `base-backup`: the word first, then what it needs.
+pub fn base_backup() -> Command {
+    configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
+        .override_usage(
+            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+             base-backup list\n       \
+             base-backup show <LABEL>\n       \
+             base-backup verify [LABEL]\n       \
+             base-backup restore <LABEL | latest> --to <DIR> [--map OID=DIR]\n       \
+             base-backup annotate <LABEL> --note KEY=VALUE\n       \
+             base-backup keep <LABEL>\n       \
+             base-backup release <LABEL>\n       \
+             base-backup expire [--keep N] [--days D]",
+        )
+        .arg(
+            Arg::new("job")
+                .help("What to do")
+                .value_name("JOB")
+                .value_parser(["take", "list", "show", "verify", "restore", "annotate", "keep", "release", "expire"])
+                .required_unless_present("show-config"),
+        )
+        .arg(text("label", "The backup, as 'list' shows it, or 'latest'").value_name("LABEL"))
+        .arg(text("place", "The node whose archive is meant; else this one").long("place").value_name("NODE"))
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+        .arg(
+            text("rate-limit", "take: read at most so many bytes a second, such as 50MB; 0: no limit")
+                .long("rate-limit")
+                .value_name("SIZE")
+                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(
+            text("note", "take, annotate: write this about it; without a value: forget it; may be given again")
+                .long("note")
+                .value_name("KEY=VALUE")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(path("to", "restore: the data directory, empty or not there").long("to").value_name("DIR"))
+        .arg(
+            text("map", "restore: put the tablespace OID into DIR; may be given again")
+                .long("map")
+                .value_name("OID=DIR")
+                .action(ArgAction::Append),
+        )
+        .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
+        .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
 }
 
 /// `check-node`: changes nothing.
@@ -188,6 +240,11 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
 }
 
+/// An option with a number from 0 on.
+fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
+    Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u32).range(0..=i64::from(most)))
+}
+
 /// An argument with a text.
 fn text(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).help(help)
@@ -224,6 +281,7 @@ mod tests {
             parse("restore-wal", &["00000002.history", "pg_wal/RECOVERYHISTORY", "000000010000000000000000"]).is_ok()
         );
         assert!(parse("restore-wal", &["--cleanup", "000000010000000000000003"]).is_ok());
+        assert!(parse("restore-wal", &["--forget", "db2"]).is_ok());
         assert!(parse("restore-wal", &["--wait", "--trigger", "/t", "A", "B"]).is_ok());
         assert!(parse("relay-wal", &["--quiet"]).is_ok());
         assert!(parse("serve-archive", &["--archive", "/a"]).is_ok());

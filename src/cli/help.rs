@@ -50,7 +50,8 @@ fn epilogue(program: &Program) -> String {
     }
     if program.failures == Failures::Abort {
         text.push_str(
-            "       255 also for a wrong command line or configuration: PostgreSQL must not read it as absent\n",
+            "       255 also for a wrong command line or configuration: PostgreSQL must not read it as absent\n       \
+             in a standby, which asks again anyway, 'cannot tell' ends with the code of the trouble (10 to 70)\n",
         );
     }
     let mut file = "";

@@ -10,6 +10,7 @@ use crate::error::Class;
 
 pub mod archive_wal;
 pub mod arguments;
+pub mod base_backup;
 pub mod check_archive;
 pub mod check_node;
 pub mod distribute;
@@ -17,6 +18,7 @@ pub mod docs;
 pub mod help;
 pub mod output;
 pub mod relay_wal;
+pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
@@ -76,7 +78,7 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent],
         failures: Failures::Abort,
         lines: &[
-            Line { file: "postgresql.conf", text: "restore_command = 'restore-wal %f %p %r'" },
+            Line { file: "postgresql.conf", text: "restore_command = 'restore-wal %f %p'" },
             Line { file: "postgresql.conf", text: "archive_cleanup_command = 'restore-wal --cleanup %r'" },
         ],
     },
@@ -86,6 +88,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Conflict, Corrupt, Storage, Remote, Timeout, Busy],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "* * * * *  relay-wal --quiet" }],
+    },
+    Program {
+        name: "base-backup",
+        command: arguments::base_backup,
+        classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[Line { file: "crontab", text: "30 1 * * *  base-backup take --quiet && base-backup expire --quiet" }],
     },
     Program {
         name: "check-node",

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Check, Cluster, Config, Local, Log, Node, NodeKind, Notify, PlaceWord, Queue, Relay, Restore,
-    Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Local, Log, Node, NodeKind, Notify, PlaceWord, Queue,
+    Relay, Restore, Shipping, Ssh, Transport,
 };
 use crate::store::Encoding;
 
@@ -122,6 +122,7 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
             rate_max: from.size("relay", "rate_max"),
             interval: from.time("relay", "interval"),
         },
+        backup: backup(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
@@ -183,6 +184,26 @@ fn restore(from: &Reader<'_>) -> Restore {
         worker: from.switch("restore", "worker"),
         remove_max: from.count("restore", "remove_max"),
         prefetch: from.count("restore", "prefetch"),
+    }
+}
+
+fn backup(from: &Reader<'_>) -> Backup {
+    Backup {
+        jobs: from.count("backup", "jobs"),
+        compress: match from.word("backup", "compress").as_str() {
+            "lz4" => Encoding::Lz4,
+            "none" => Encoding::None,
+            _ => Encoding::Zstd,
+        },
+        level: from.number("backup", "level").unwrap_or_default(),
+        checkpoint: match from.word("backup", "checkpoint").as_str() {
+            "spread" => Checkpoint::Spread,
+            _ => Checkpoint::Fast,
+        },
+        rate_max: from.size("backup", "rate_max"),
+        deadline: from.time("backup", "deadline"),
+        keep: from.count("backup", "keep"),
+        keep_days: from.count("backup", "keep_days"),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The configuration: one file that is the same on every node, and a small one that says which node this is.
 //!
-//! `options` holds THE table; `value` the kinds of value; `ini` reads a file into lines; `load` finds the files, settles
-//! each value and reports every problem at once; `build` fills the structs; `check` looks at values together; `render`
-//! prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a struct a
-//! section. No secret ever stands in it.
+//! `options` holds THE table; `value` the kinds of value; `ini` reads a file into lines; `load` finds the files,
+//! settles each value and reports every problem at once; `build` fills the structs; `check` looks at values together;
+//! `render` prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a
+//! struct a section. No secret ever stands in it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub struct Config {
     pub queue: Queue,
     pub restore: Restore,
     pub relay: Relay,
+    pub backup: Backup,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
@@ -56,7 +57,8 @@ pub struct Local {
     pub node: String,
     /// Where queues, the worker's socket and caches live; outside PGDATA. Default `/var/lib/pgwarm/spool`.
     pub spool: PathBuf,
-    /// Directory of PostgreSQL's own programs (pg_controldata, pg_ctl, …); empty: found beside the running server or in PATH.
+    /// Directory of PostgreSQL's own programs (pg_controldata, pg_ctl, …); empty: found beside the running server or in
+    /// PATH.
     pub pg_bin: Option<PathBuf>,
 }
 
@@ -176,6 +178,36 @@ pub struct Relay {
     pub rate_max: u64,
     /// Pause between two turns of `--loop`. Default 5s, 100ms..1d.
     pub interval: Duration,
+}
+
+/// `[backup]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backup {
+    /// How many files are worked on at once; 0: one for each core. 0..64, default 0.
+    pub jobs: u32,
+    /// `zstd` (default), `lz4`, `none`.
+    pub compress: Encoding,
+    /// Level of zstd; 0 is 1. −7..19, default 0.
+    pub level: i32,
+    /// `fast` (default) or `spread`.
+    pub checkpoint: Checkpoint,
+    /// Bytes read a second at most; 0: no limit. Default 0.
+    pub rate_max: u64,
+    /// How long WAL may take to reach the archive. Default 5min, 1s..1d.
+    pub deadline: Duration,
+    /// How many backups expire keeps; 0: no number. Default 0.
+    pub keep: u32,
+    /// To any time of how many days expire keeps the way; 0: no number. Default 0.
+    pub keep_days: u32,
+}
+
+/// How the server makes the checkpoint with which a backup begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// At once.
+    Fast,
+    /// Over as long as checkpoint_completion_target says.
+    Spread,
 }
 
 /// `[ssh]`: for every node; `[node.NAME]` says user, port, key.

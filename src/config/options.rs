@@ -66,6 +66,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "queue",   doc: "What waits here for a place that is down." },
     Section { name: "restore", doc: "How restore-wal answers PostgreSQL." },
     Section { name: "relay",   doc: "How relay-wal sends on what this node holds." },
+    Section { name: "backup",  doc: "How base-backup takes, restores and removes backups." },
     Section { name: "ssh",     doc: "The way to other nodes." },
     Section { name: "notify",  doc: "Programs told about what happens; started directly, never through a shell." },
     Section { name: "log",     doc: "Where messages go beside standard error." },
@@ -114,6 +115,15 @@ pub const OPTIONS: &[Row] = &[
     row("relay", "to", Places, Is("dr"), Both, "Lists where the own archive is sent on to."),
     row("relay", "rate_max", Size, Is("0"), Both, "Bounds the bytes sent in a second over all places; 0: no limit."),
     row("relay", "interval", Time("100ms", "1d"), Is("5s"), Both, "Pauses so long between two turns of 'relay-wal --loop'."),
+
+    row("backup", "jobs", Number(0, 64), Is("0"), Both, "Works on so many files at once; 0: one for each core."),
+    row("backup", "compress", Choice(&["zstd", "lz4", "none"]), Is("zstd"), Both, "Says how the files of a backup are stored."),
+    row("backup", "level", Number(-7, 19), Is("0"), Both, "Sets the compression level of zstd; 0 is 1."),
+    row("backup", "checkpoint", Choice(&["fast", "spread"]), Is("fast"), Both, "Makes the checkpoint of a backup at once, or spread as the server is told."),
+    row("backup", "rate_max", Size, Is("0"), Both, "Bounds the bytes read from the server's files in a second; 0: no limit."),
+    row("backup", "deadline", Time("1s", "1d"), Is("5min"), Both, "Waits so long for the WAL of a backup to reach the archive."),
+    row("backup", "keep", Number(0, 10_000), Is("0"), Both, "Keeps so many backups when 'base-backup expire' runs; 0: no number."),
+    row("backup", "keep_days", Number(0, 36_500), Is("0"), Both, "Keeps what restores to any time of so many days; 0: no number."),
 
     row("ssh", "program", LoosePath, Is("ssh"), Both, "Names the ssh program: a path, or a name looked up in PATH."),
     row("ssh", "connect_timeout", Time("1s", "5min"), Is("10s"), Both, "Bounds the time a connection may take to come up."),

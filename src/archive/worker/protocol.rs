@@ -2,8 +2,10 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::fetch::{Answer, Asker};
@@ -69,15 +71,41 @@ pub enum Reply {
     },
 }
 
-/// Asks the worker. `None` where there is none to ask, or it went away before it answered: the caller then does the
-/// work itself, which is harmless even if the worker had done it.
+/// What the worker says as soon as it has a request.
+pub const HEARING: &str = "hearing";
+
+/// A worker that does not even say that it heard within this time is stopped or stuck.
+const HEARD: Duration = Duration::from_secs(3);
+
+/// Connects without waiting: a worker that does not take calls any more has a full queue of them.
+fn connect(path: &Path) -> Option<UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
+}
+
+/// A timeout of nothing would mean none at all.
+fn at_least_a_moment(time: Duration) -> Duration {
+    time.max(Duration::from_millis(1))
+}
+
+/// Asks the worker. `None` where there is none to ask, it does not listen, or it went away before it answered: the
+/// caller then does the work itself, which is harmless even if the worker had done it.
 pub fn ask(spool: &Spool, request: &Request, deadline: Deadline) -> Option<Reply> {
-    let mut stream = UnixStream::connect(spool.socket()).ok()?;
-    stream.set_read_timeout(Some(deadline.remaining().max(std::time::Duration::from_millis(1)))).ok()?;
+    let mut stream = connect(&spool.socket())?;
     let json = serde_json::to_string(request).expect("because plain data has no reason not to become JSON");
+    stream.set_write_timeout(Some(HEARD)).ok()?;
     stream.write_all(format!("{json}\n").as_bytes()).ok()?;
+    let mut reader = BufReader::new(&stream);
     let mut line = String::new();
-    match BufReader::new(&stream).read_line(&mut line) {
+    stream.set_read_timeout(Some(at_least_a_moment(deadline.remaining().min(HEARD)))).ok()?;
+    reader.read_line(&mut line).ok().filter(|_| line.trim_end() == HEARING)?;
+    line.clear();
+    stream.set_read_timeout(Some(at_least_a_moment(deadline.remaining()))).ok()?;
+    match reader.read_line(&mut line) {
         Ok(0) => None,
         Ok(_) => match serde_json::from_str(&line) {
             Ok(Reply::OtherConfiguration) | Err(_) => None,

@@ -1,0 +1,116 @@
+//! What can stop a backup or a restore. Nothing that was restorable before is less so after any of them.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::archive::ArchiveError;
+use crate::error::{Class, Explain};
+use crate::postgres::control::ControlError;
+use crate::postgres::error::PostgresError;
+use crate::store::path::ParsePathError;
+use crate::store::ship::ShipError;
+use crate::store::{Place, StoreError};
+use crate::wal::SegmentName;
+
+/// An error of a backup, a restore or the catalogue.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The archive as a whole.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The place could not do it, or could not tell.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Storing one file failed.
+    #[error(transparent)]
+    Ship(#[from] ShipError),
+    /// The server.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// The control file.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A file of this machine outside any archive.
+    #[error("cannot {action} '{}'", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// Another run holds the lock.
+    #[error("another base-backup works on this node: {owner}")]
+    Busy { owner: String },
+    /// A safety condition does not hold.
+    #[error("{reason}")]
+    Refused { reason: String, hint: String },
+    /// No such backup.
+    #[error("there is no backup '{label}' in the {place}")]
+    NoSuchBackup { label: String, place: Place },
+    /// A stored file is not what it was.
+    #[error("backup '{label}' in the {place} is damaged: {detail}")]
+    Damaged { label: String, place: Place, detail: String },
+    /// WAL that must be there did not come.
+    #[error("WAL segment '{segment}' did not reach the {place} within {} s", after.as_secs_f64())]
+    NotArchived { segment: SegmentName, place: Place, after: Duration, hint: String },
+    /// The server answered what no server answers.
+    #[error("the server answered something unexpected to '{statement}': {detail}")]
+    Answer { statement: &'static str, detail: String },
+}
+
+impl BackupError {
+    /// Wraps an error of this machine's file system.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> BackupError {
+        let path = path.into();
+        move |source| BackupError::Io { action, path, source }
+    }
+
+    /// A safety condition that does not hold.
+    pub fn refused(reason: impl Into<String>, hint: impl Into<String>) -> BackupError {
+        BackupError::Refused { reason: reason.into(), hint: hint.into() }
+    }
+}
+
+impl From<ParsePathError> for BackupError {
+    fn from(error: ParsePathError) -> Self {
+        BackupError::Store(error.into())
+    }
+}
+
+impl Explain for BackupError {
+    fn class(&self) -> Class {
+        match self {
+            BackupError::Archive(error) => error.class(),
+            BackupError::Store(error) | BackupError::Ship(ShipError::Store(error)) => error.class(),
+            BackupError::Ship(ShipError::Occupied { .. }) => Class::Conflict,
+            BackupError::Ship(ShipError::Source { .. }) | BackupError::Io { .. } => Class::Storage,
+            BackupError::Postgres(error) => error.class(),
+            BackupError::Control(error) => error.class(),
+            BackupError::Busy { .. } => Class::Busy,
+            BackupError::Refused { .. } => Class::Refused,
+            BackupError::NoSuchBackup { .. } => Class::Absent,
+            BackupError::Damaged { .. } => Class::Corrupt,
+            BackupError::NotArchived { .. } => Class::Timeout,
+            BackupError::Answer { .. } => Class::Postgres,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            BackupError::Archive(error) => return error.hint(),
+            BackupError::Store(error) | BackupError::Ship(ShipError::Store(error)) => return error.hint(),
+            BackupError::Postgres(error) => return error.hint(),
+            BackupError::Control(error) => return error.hint(),
+            BackupError::Refused { hint, .. } | BackupError::NotArchived { hint, .. } => hint,
+            BackupError::Busy { .. } => "Wait for it; its lock goes with its process.",
+            BackupError::NoSuchBackup { .. } => "'base-backup list' shows every backup.",
+            BackupError::Damaged { .. } => {
+                "Use another backup, and take a new one; keep this one until both are done, and check the disk it lies on."
+            }
+            BackupError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "Run this as the user who owns the data directory, most often 'postgres'."
+            }
+            BackupError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "Free space there, then run it again; what is stored is kept."
+            }
+            BackupError::Ship(_) | BackupError::Io { .. } | BackupError::Answer { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}

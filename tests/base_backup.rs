@@ -1,0 +1,369 @@
+//! `base-backup` against real servers: taken under load, restored, recovered, compared row by row; and everything that
+//! may go wrong on the way.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::workspace::{make_dir, write_file};
+use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, wait_until};
+
+/// A primary that archives into its own archive.
+struct Scene {
+    cluster: String,
+    layout: Layout,
+    alpha: Server,
+}
+
+impl Scene {
+    fn new(name: &str) -> Scene {
+        let mut layout = Layout::new(name, &["alpha"]);
+        let alpha = Server::builder(name).wal_segsize(1).set("archive_mode", "on").create();
+        layout.node_mut("alpha").serve(&alpha);
+        layout.set("archive", "ack", "local").set("backup", "deadline", "30s").write();
+        let mut scene = Scene { cluster: name.to_owned(), layout, alpha };
+        scene.connect_archive();
+        scene.layout.program("alpha", "archive-wal").arg("--init").run().expect_ok();
+        scene.alpha.start();
+        scene
+    }
+
+    /// Sets the commands that PostgreSQL calls.
+    fn connect_archive(&mut self) {
+        let shared = self.layout.shared_file("alpha").display().to_string();
+        let own = |name: &str| support::program(name).display().to_string();
+        self.alpha.set("archive_command", format!("{} --config {shared} %p", own("archive-wal")));
+        self.alpha.set("restore_command", format!("{} --config {shared} %f %p %r", own("restore-wal")));
+    }
+
+    fn call(&self, words: &[&str]) -> Program {
+        self.layout.program("alpha", "base-backup").args(words)
+    }
+
+    fn run(&self, words: &[&str]) -> Outcome {
+        self.call(words).run()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let outcome = self.run(&[words, &["--json"]].concat()).expect_ok();
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"))
+    }
+
+    /// Takes a backup and answers its label.
+    fn take(&self) -> String {
+        let taken = self.json(&["take"]);
+        taken["label"].as_str().unwrap_or_else(|| panic!("no label in {taken:#}")).to_owned()
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.layout.node("alpha").archive.clone().expect("because alpha has one").join(&self.cluster)
+    }
+
+    fn wal(&self) -> PathBuf {
+        self.archive().join("wal")
+    }
+
+    fn folder(&self, label: &str) -> PathBuf {
+        self.archive().join("backup").join(label)
+    }
+
+    /// Labels that `list` shows as whole, and as unfinished.
+    fn listed(&self) -> (Vec<String>, Vec<String>) {
+        let list = self.json(&["list"]);
+        let texts = |value: &Value, key: &str| -> Vec<String> {
+            let all = value.as_array().cloned().unwrap_or_default();
+            all.iter().map(|it| it.get(key).unwrap_or(it).as_str().unwrap_or_default().to_owned()).collect()
+        };
+        (texts(&list["backups"], "label"), texts(&list["unfinished"], "label"))
+    }
+
+    /// A server without a data directory, which fetches WAL from the archive.
+    fn empty_server(&self, name: &str) -> Server {
+        let shared = self.layout.shared_file("alpha").display().to_string();
+        let restore = support::program("restore-wal").display().to_string();
+        let copy = Server::builder(name)
+            .wal_segsize(1)
+            .set("archive_mode", "off")
+            .set("restore_command", format!("{restore} --config {shared} %f %p %r"))
+            .create();
+        fs::remove_dir_all(copy.pgdata()).expect("because the test owns it");
+        copy
+    }
+
+    /// Ends the segment and waits until it is in the archive.
+    fn archive_everything(&self) {
+        let segment = self.alpha.switch_wal();
+        let wal = self.wal().join(&segment[..16]).join(format!("{segment}.zst"));
+        wait_until(PATIENCE, &format!("'{}' is there", wal.display()), || wal.exists());
+    }
+
+    /// Restores a backup and starts a server on it that recovers to the end of the WAL.
+    fn recover(&self, label: &str, maps: &[String]) -> Server {
+        let mut copy = self.empty_server("copy");
+        let target = copy.pgdata().display().to_string();
+        let maps: Vec<&str> = maps.iter().flat_map(|map| ["--map", map]).collect();
+        self.run(&[&["restore", label, "--to", &target], &maps[..]].concat()).expect_ok();
+        verify_as_postgres_does(&copy);
+        copy.recovery_signal();
+        copy.start();
+        wait_until(PATIENCE, "recovery has ended", || !copy.in_recovery());
+        copy
+    }
+
+    /// True where no session of ours is left on the server.
+    fn no_session_is_left(&self) -> bool {
+        self.alpha.query("select count(*) from pg_stat_activity where application_name like 'pgwarm%'") == "0"
+    }
+}
+
+/// `pg_verifybackup`; the WAL is in the archive, not in the directory.
+fn verify_as_postgres_does(copy: &Server) {
+    copy.tool("pg_verifybackup").arg("--no-parse-wal").arg(copy.pgdata()).run().expect_ok();
+}
+
+/// `pg_amcheck` while it runs, `pg_checksums` when it is stopped.
+fn check_everything(mut copy: Server) {
+    if copy.query("select count(*) from pg_available_extensions where name = 'amcheck'") == "1" {
+        copy.tool("pg_amcheck").args(["--all", "--install-missing", "--heapallindexed"]).run().expect_ok();
+    }
+    copy.stop(Stop::Fast);
+    copy.tool("pg_checksums").arg("--check").arg("--pgdata").arg(copy.pgdata()).run().expect_ok();
+}
+
+/// A file of a relation.
+fn file_of(server: &Server, relation: &str) -> PathBuf {
+    server.pgdata().join(server.query(&format!("select pg_relation_filepath('{relation}')")))
+}
+
+#[test]
+fn what_was_committed_comes_back_from_a_backup_under_load() {
+    let scene = Scene::new("life");
+    let (space, moved) = (scene.alpha.dir().join("space"), scene.alpha.dir().join("moved"));
+    make_dir(&space);
+    scene.alpha.execute(&format!("create tablespace space location '{}'", space.display()));
+    scene.alpha.execute(
+        "create table t (id bigserial primary key, word text); create table far (id int primary key) tablespace space;
+         insert into far select generate_series(1, 5000); create unlogged table gone (id int) tablespace space;
+         insert into gone select generate_series(1, 5000); insert into t (word) select repeat('x', 200) from generate_series(1, 40000)",
+    );
+    let stop = AtomicBool::new(false);
+    let label = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut client = scene.alpha.connect();
+            let mut databases = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let done = client.batch_execute(
+                    "insert into t (word) select md5(random()::text) from generate_series(1, 50);
+                     update t set word = word || 'y' where id % 1000 = 7; delete from t where id % 997 = 3",
+                );
+                done.expect("because the server runs");
+                if databases < 2 {
+                    databases += 1;
+                    client.batch_execute(&format!("create database d{databases}")).expect("because it is new");
+                }
+            }
+        });
+        // At this rate the copy takes some seconds, so that much is written meanwhile.
+        let taken = scene.run(&["take", "--rate-limit", "20MB", "--json"]);
+        stop.store(true, Ordering::Relaxed);
+        load.join().expect("because the load does not fail");
+        let taken: Value = serde_json::from_str(&taken.expect_ok().stdout).expect("because it is JSON");
+        assert_eq!(
+            (&taken["kind"], &taken["role"], &taken["checksums"]),
+            (&"full".into(), &"primary".into(), &true.into())
+        );
+        taken["label"].as_str().expect("because it has one").to_owned()
+    });
+    scene.alpha.execute("insert into far values (-1)");
+    scene.archive_everything();
+    scene.run(&["verify"]).expect_ok();
+    assert_eq!(scene.listed(), (vec![label.clone()], vec![]));
+    assert!(scene.json(&["show", &label])["verified"].is_string());
+    let oid = scene.alpha.query("select oid from pg_tablespace where spcname = 'space'");
+    let unlogged = scene.alpha.query("select pg_relation_filepath('gone')");
+    let copy = scene.recover(&label, &[format!("{oid}={}", moved.display())]);
+    assert!(!copy.pgdata().join(unlogged).exists() || copy.query("select count(*) from gone") == "0");
+    for question in [
+        "select count(*) || ' ' || coalesce(sum(hashtext(id || word)), 0) from t",
+        "select count(*) || ' ' || sum(id) from far",
+        "select string_agg(datname, ',' order by datname) from pg_database",
+    ] {
+        assert_eq!(copy.query(question), scene.alpha.query(question), "{question}");
+    }
+    let link = fs::read_link(copy.pgdata().join("pg_tblspc").join(oid)).expect("because the tablespace is linked");
+    assert_eq!(link, moved);
+    assert!(scene.no_session_is_left());
+    check_everything(copy);
+}
+
+#[test]
+fn a_damaged_page_is_named_and_the_backup_is_marked() {
+    let scene = Scene::new("page");
+    scene.alpha.execute("create table t as select generate_series(1, 20000) as id; checkpoint");
+    let path = file_of(&scene.alpha, "t");
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).expect("because the test owns it");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 3 * 8192 + 4000).expect("because the table has more pages");
+    file.write_all_at(&[byte[0] ^ 0xff], 3 * 8192 + 4000).expect("because the test owns it");
+    let outcome = scene.run(&["take"]).expect_code(22);
+    let relation = scene.alpha.query("select pg_relation_filepath('t')");
+    assert!(outcome.stderr.contains(&format!("'{relation}' blocks 3")), "{outcome}");
+    let (labels, _) = scene.listed();
+    let shown = scene.json(&["show", &labels[0]]);
+    assert_eq!(shown["damaged_pages"], serde_json::json!([{ "path": relation, "blocks": [3] }]));
+    // It is whole, byte for byte, so verify has nothing to say; but it is never the one that is used unasked.
+    scene.run(&["verify", &labels[0]]).expect_ok();
+    scene.run(&["show", "latest"]).expect_code(1);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_fails_the_backup_and_the_next_run_goes_on() {
+    let scene = Scene::new("unreadable");
+    scene.alpha.execute("create table t as select generate_series(1, 200000) as id; checkpoint");
+    let stranger = scene.alpha.pgdata().join("a stranger");
+    write_file(&stranger, "x");
+    fs::set_permissions(&stranger, fs::Permissions::from_mode(0o000)).expect("because the test owns it");
+    let outcome = scene.run(&["take"]).expect_code(30);
+    assert!(outcome.stderr.contains("a stranger"), "{outcome}");
+    let (whole, unfinished) = scene.listed();
+    assert_eq!((whole.len(), unfinished.len()), (0, 1));
+    scene.run(&["restore", &unfinished[0], "--to", "/nonexistent/x"]).expect_code(20);
+    wait_until(PATIENCE, "the session is gone", || scene.no_session_is_left());
+    fs::remove_file(&stranger).expect("because the test owns it");
+    assert_eq!(scene.take(), unfinished[0]);
+    assert_eq!(scene.listed(), (unfinished, vec![]));
+}
+
+#[test]
+fn kill_9_leaves_nothing_behind_and_the_next_run_ends_it() {
+    let scene = Scene::new("killed");
+    scene.alpha.execute("create table t as select generate_series(1, 600000) as id; checkpoint");
+    for pause in [50, 400, 1500, 4000] {
+        let running = scene.call(&["take", "--rate-limit", "6MB"]).spawn();
+        wait_until(PATIENCE, "the session is there", || !scene.no_session_is_left());
+        // Not a condition but a moment: any one will do.
+        std::thread::sleep(Duration::from_millis(pause));
+        running.signal(Signal::KILL);
+        drop(running);
+        wait_until(PATIENCE, "the session is gone", || scene.no_session_is_left());
+    }
+    let (whole, unfinished) = scene.listed();
+    assert!(whole.is_empty() && unfinished.len() == 1, "{whole:?} {unfinished:?}");
+    scene.alpha.execute("insert into t values (-1)");
+    let resume = scene.folder(&unfinished[0]).join("resume.json");
+    let recorded = fs::read_to_string(&resume).unwrap_or_default();
+    assert!(recorded.contains("base/"), "nothing was recorded for the next run");
+    let label = scene.take();
+    assert_eq!(label, unfinished[0]);
+    assert!(!resume.exists() && !scene.folder(&label).join("claim.json").exists());
+    scene.run(&["verify", &label]).expect_ok();
+    let copy = scene.recover(&label, &[]);
+    let question = "select count(*) || ' ' || sum(id) from t";
+    assert_eq!(copy.query(question), scene.alpha.query(question));
+    check_everything(copy);
+}
+
+#[test]
+fn a_second_run_is_told_who_works() {
+    let scene = Scene::new("busy");
+    let running = scene.call(&["take", "--rate-limit", "5MB"]).deadline(PATIENCE * 2).spawn();
+    wait_until(PATIENCE, "it works", || !scene.no_session_is_left());
+    let outcome = scene.run(&["take"]).expect_code(61);
+    assert!(outcome.stderr.contains(&format!("pid {}", running.pid())), "{outcome}");
+    scene.run(&["expire", "--keep", "1"]).expect_code(61);
+    running.wait().expect_ok();
+}
+
+#[test]
+fn damage_in_the_archive_is_found_by_verify_and_refused_by_restore() {
+    let scene = Scene::new("damage");
+    scene.alpha.execute("create table t as select generate_series(1, 200000) as id; checkpoint");
+    let label = scene.take();
+    let relation = scene.alpha.query("select pg_relation_filepath('t')");
+    let stored = scene.folder(&label).join(format!("files/{relation}.zst"));
+    let whole = fs::read(&stored).expect("because it is stored");
+    let target = scene.alpha.dir().join("restored");
+    let text = target.display().to_string();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for damaged in [&flipped[..], &whole[..whole.len() / 2], &[]] {
+        fs::write(&stored, damaged).expect("because the test owns it");
+        let outcome = scene.run(&["verify", &label]).expect_code(22);
+        assert!(outcome.stdout.contains(&relation), "{outcome}");
+        scene.run(&["restore", &label, "--to", &text]).expect_code(22);
+        assert!(!target.join("global/pg_control").exists());
+        fs::remove_dir_all(&target).expect("because the test owns it");
+    }
+    fs::remove_file(&stored).expect("because the test owns it");
+    scene.run(&["verify", &label]).expect_code(22);
+    fs::write(&stored, whole).expect("because the test owns it");
+    support::workspace::Account::unprivileged().own(&stored);
+    scene.run(&["verify", &label]).expect_ok();
+    let first = scene.json(&["show", &label])["start_segment"].as_str().unwrap_or_default().to_owned();
+    let wal = scene.wal().join(&first[..16]).join(format!("{first}.zst"));
+    fs::rename(&wal, wal.with_extension("away")).expect("because it is archived");
+    let outcome = scene.run(&["verify", &label]).expect_code(22);
+    assert!(outcome.stdout.contains(&first), "{outcome}");
+    assert_eq!(scene.json(&["show", &label])["verified"], Value::Null);
+    make_dir(&target);
+    write_file(&target.join("somebody"), "x");
+    scene.run(&["restore", &label, "--to", &text]).expect_code(20);
+}
+
+#[test]
+fn no_backup_begins_where_wal_does_not_arrive() {
+    let mut scene = Scene::new("unshipped");
+    scene.alpha.set("archive_command", "false");
+    scene.alpha.reload();
+    let outcome = scene.run(&["take", "--set", "backup.deadline=2s"]).expect_code(60);
+    assert!(outcome.stderr.contains("No backup was begun"), "{outcome}");
+    assert_eq!(scene.listed(), (vec![], vec![]));
+    assert!(scene.no_session_is_left());
+}
+
+#[test]
+fn expire_keeps_what_it_must_and_removes_wal_that_nothing_needs() {
+    let scene = Scene::new("expire");
+    let labels: Vec<String> = (0..3)
+        .map(|_| {
+            scene.alpha.execute("create table if not exists t (id int); insert into t values (1)");
+            let label = scene.take();
+            let began = label.clone();
+            // A label is a second: the next one must differ.
+            wait_until(PATIENCE, "the next second", || chrono_label() > began);
+            label
+        })
+        .collect();
+    let wal = || walkdir::WalkDir::new(scene.wal()).into_iter().flatten().count();
+    let before = wal();
+    scene.run(&["keep", &labels[0]]).expect_ok();
+    let dry = scene.json(&["expire", "--keep", "1", "--dry-run"]);
+    assert_eq!(dry["report"]["backups"][1]["removed"], true, "{dry:#}");
+    assert_eq!((scene.listed().0, wal()), (labels.clone(), before));
+    scene.run(&["expire", "--keep", "1"]).expect_ok();
+    assert_eq!(scene.listed().0, [labels[0].clone(), labels[2].clone()]);
+    assert!(!scene.folder(&labels[1]).exists());
+    scene.run(&["release", &labels[0]]).expect_ok();
+    // A primary says what it needs once a minute; without the mark it does so with the next file.
+    let _ = fs::remove_file(scene.layout.node("alpha").spool.join("reported"));
+    scene.alpha.execute("checkpoint");
+    scene.archive_everything();
+    let before = wal();
+    let outcome = scene.run(&["expire", "--keep", "1"]).expect_ok();
+    assert_eq!(scene.listed().0, [labels[2].clone()]);
+    assert!(wal() < before, "{outcome}");
+    scene.run(&["expire", "--keep", "1", "--days", "1"]).expect_ok();
+    assert_eq!(scene.listed().0, [labels[2].clone()]);
+    scene.run(&["verify"]).expect_ok();
+}
+
+/// What a backup that begins now would be called.
+fn chrono_label() -> String {
+    chrono::Utc::now().format("%Y%m%dT%H%M%SF").to_string()
+}
