@@ -366,6 +366,24 @@ fn a_backup_can_be_restored_as_far_as_the_wal_is_whole() {
     assert_eq!((&report["windows"][0]["usable"], &report["earliest"]), (&false.into(), &Value::Null), "{report}");
 }
 
+#[test]
+fn what_base_backup_took_can_be_restored_and_says_from_when() {
+    let scene = Scene::new("taken", 1);
+    let taken = scene.layout.program("alpha", "base-backup").args(["take", "--json"]).run().expect_ok();
+    let taken: Value = serde_json::from_str(&taken.stdout).expect("it is JSON");
+    let last = scene.segment();
+    let report = scene.report(0, &[]);
+    let window = &report["windows"][0];
+    assert_eq!(
+        (&window["backup"], &window["usable"], &window["from"]),
+        (&taken["label"], &true.into(), &taken["stop_lsn"])
+    );
+    assert_eq!(text(&window["until"]["last"]), last);
+    let time = |value: &Value| chrono::DateTime::parse_from_rfc3339(text(value)).expect("a time").timestamp();
+    assert_eq!(time(&report["earliest"]), time(&taken["stopped"]));
+    assert!(report["latest"].is_string(), "{report}");
+}
+
 /// A primary whose archiving fails, a standby that streams: promoted, it leaves a hole that nobody fills by himself.
 #[test]
 fn the_hole_of_a_failover_is_named_found_and_healed() {
