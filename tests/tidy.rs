@@ -320,7 +320,7 @@ fn nothing_is_put_off() {
 #[test]
 fn roles_have_one_name() {
     // Names of others that hold the word: PostgreSQL's process, ssh's option, a value that is refused.
-    let foreign = ["postmaster", "ControlMaster", "target_session_attrs=master"];
+    let foreign = ["postmaster", "Postmaster", "ControlMaster", "target_session_attrs=master"];
     let mut findings = Findings::default();
     for source in sources(&["src", "etc", "scripts", "sql", "README.md", "ARCHITECTURE.md", "CHANGELOG.md"], "") {
         for (at, line) in source.lines.iter().enumerate() {

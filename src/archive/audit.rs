@@ -1,4 +1,5 @@
-//! `check-archive`: names, continuity, contents, what can be restored, and where a missing segment still is; one report.
+//! `check-archive`: names, continuity, contents, what can be restored, and where a missing segment still is; one
+//! report.
 //!
 //! Changes nothing but the mark of what was read, and with [`acknowledge`] the list of accepted gaps.
 

@@ -1,7 +1,7 @@
 //! Where a segment that an archive lacks still exists, and the command that brings it there.
 //!
-//! Looks into this node's `pg_wal` and queues and into the archives of the other nodes; what lies in `pg_wal` of another
-//! node, the caller finds out. A place that cannot be asked is named, never taken for empty.
+//! Looks into this node's `pg_wal` and queues and into the archives of the other nodes; what lies in `pg_wal` of
+//! another node, the caller finds out. A place that cannot be asked is named, never taken for empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -14,9 +14,9 @@ const TAIL: usize = 512;
 
 /// Answers for a name that is taken by other content: the error, but for a `.partial` with the same records.
 ///
-/// The old primary of a switchover and the new one both leave a `.partial` of the segment where the timelines part. They
-/// hold the same WAL; behind its end lies what the segment held before, which nobody ever reads. The stored one has been
-/// made durable by whoever found it in the way.
+/// The old primary of a switchover and the new one both leave a `.partial` of the segment where the timelines part.
+/// They hold the same WAL; behind its end lies what the segment held before, which nobody ever reads. The stored one
+/// has been made durable by whoever found it in the way.
 pub fn resolve(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> Result<(), ArchiveError> {
     let partial = matches!(name, WalName::Partial(_));
     if partial && let Ok(Some(Agreement { same_records: true, .. })) = agreement(name, ours, archive, taken) {

@@ -77,8 +77,8 @@ fn wal_folder() -> Result<StorePath, ArchiveError> {
     Ok(layout::WAL.parse::<StorePath>().map_err(StoreError::from)?)
 }
 
-/// Says what shows that a timeline was there whose history is absent: recovery would stop at its parent, and a promotion
-/// would take its number.
+/// Says what shows that a timeline was there whose history is absent: recovery would stop at its parent, and a
+/// promotion would take its number.
 pub fn lost_history(timeline: TimelineId, archive: &Archive) -> Result<Option<String>, ArchiveError> {
     // The first timeline has no history.
     let lost = timeline.0 > 1 && !folders(timeline, archive)?.is_empty();

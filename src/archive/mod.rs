@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`layout`] says where a file stands in an archive, [`identity`] whose archive it is, [`spool`] what
 //! this machine keeps beside it. [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
-//! [`expire`] removes; [`audit`] says whether what is there is whole: [`survey`], [`continuity`], [`verify`], [`window`],
-//! [`copies`]. The [`worker`] does the first two ahead of time with the same code.
+//! [`expire`] removes; [`audit`] says whether what is there is whole: [`survey`], [`continuity`], [`verify`],
+//! [`window`], [`copies`]. The [`worker`] does the first two ahead of time with the same code.
 
 pub mod acknowledged;
 pub mod audit;

@@ -1,8 +1,9 @@
 //! What the server that asks is doing, and so what an exit code would make it do.
 //!
-//! To PostgreSQL 1 to 125 means "there is no such file": archive recovery then ends and the server opens, a standby asks
-//! again. Above 125 recovery is aborted: right for a restore, which goes on at the next start, and wrong for a standby,
-//! which would be killed by every outage of an archive. So the code depends on the signal file in the data directory.
+//! To PostgreSQL 1 to 125 means "there is no such file": archive recovery then ends and the server opens, a standby
+//! asks again. Above 125 recovery is aborted: right for a restore, which goes on at the next start, and wrong for a
+//! standby, which would be killed by every outage of an archive. So the code depends on the signal file in the data
+//! directory.
 
 use std::fs;
 use std::path::Path;

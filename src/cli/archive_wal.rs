@@ -154,8 +154,8 @@ fn push_here(path: PathBuf, name: WalName, config: &Config, deadline: Deadline) 
     pushed
 }
 
-/// Whatever ends this process must look like a failed try to PostgreSQL, never like a crash: the archiver would die of a
-/// signal without counting the failure. Called before anything else is.
+/// Whatever ends this process must look like a failed try to PostgreSQL, never like a crash: the archiver would die of
+/// a signal without counting the failure. Called before anything else is.
 pub fn exit_cleanly_on_signals() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let caught = [SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];

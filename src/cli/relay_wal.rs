@@ -1,7 +1,7 @@
 //! `relay-wal`: one turn for cron, or turns without end.
 //!
-//! One relay works on a node at a time. A target that fails does not stop the others, and one that was down a moment ago
-//! comes last, so that waiting for it holds nobody up.
+//! One relay works on a node at a time. A target that fails does not stop the others, and one that was down a moment
+//! ago comes last, so that waiting for it holds nobody up.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;

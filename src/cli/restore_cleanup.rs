@@ -25,8 +25,8 @@ pub fn warn_only(outcome: Result<u8, Failure>, context: &Context) -> u8 {
     })
 }
 
-/// `archive_cleanup_command`: reports this node's restart point to every archive it restores from, then removes from its
-/// own archive what no consumer needs.
+/// `archive_cleanup_command`: reports this node's restart point to every archive it restores from, then removes from
+/// its own archive what no consumer needs.
 pub fn clean_up(restart: Option<&str>, context: &Context) -> Result<u8, Failure> {
     let config = Arc::new(context.config.clone());
     let sites = Arc::new(Sites::new(&config));

@@ -1,8 +1,8 @@
 //! `restore-wal`: hands one file to a recovering server, or says why not in the only language it understands.
 //!
 //! To PostgreSQL an exit code of 1 to 125 means "there is no such file": without `standby.signal` it then ends recovery
-//! and opens for writes. So only a proven absence is answered so. "Cannot tell" is answered above 125 in a restore, which
-//! stops the server until somebody has looked, and below in a standby, which asks again. See [`Mode::exit`].
+//! and opens for writes. So only a proven absence is answered so. "Cannot tell" is answered above 125 in a restore,
+//! which stops the server until somebody has looked, and below in a standby, which asks again. See [`Mode::exit`].
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -280,8 +280,8 @@ impl<'a> Restore<'a> {
         self.unless(Say::Wait, |archive| hole::lost_history(timeline, archive)).unwrap_or(Class::Absent.code())
     }
 
-    /// "Absent" will end recovery: so it must be the end. A segment that lies in pg_wal is read from there by the server
-    /// after this answer, so it is no hole.
+    /// "Absent" will end recovery: so it must be the end. A segment that lies in pg_wal is read from there by the
+    /// server after this answer, so it is no hole.
     fn end_of_wal(&self, segment: SegmentName, say: Say) -> u8 {
         if !self.is_whole_in_pg_wal(segment)
             && let Some(code) = self.unless(say, |archive| hole::evidence(segment, archive))

@@ -1,5 +1,5 @@
-//! What the tests of `restore-wal` begin with: a primary that archived one transaction a segment, and a base backup from
-//! before them that can be restored as often as a test likes.
+//! What the tests of `restore-wal` begin with: a primary that archived one transaction a segment, and a base backup
+//! from before them that can be restored as often as a test likes.
 
 #![allow(dead_code)]
 

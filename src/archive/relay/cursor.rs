@@ -1,8 +1,8 @@
 //! Where a relay has got to: a small record that lies in the target itself, under `relays/`.
 //!
 //! It lies there, and not on the node that relays, so that it can never say more than the target holds: a target that
-//! was made anew or put back to an older state comes with no record or an older one. It is a cache all the same: without
-//! it a turn compares the listings from the oldest segment on and comes to the same end.
+//! was made anew or put back to an older state comes with no record or an older one. It is a cache all the same:
+//! without it a turn compares the listings from the oldest segment on and comes to the same end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;

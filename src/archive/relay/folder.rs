@@ -83,8 +83,8 @@ pub fn reach(here: &Folder, there: &Folder, next: SegmentNumber, size: SegmentSi
 }
 
 /// What is here up to `reached` and not there. What lies beside the segments of that stretch (partial segments, backup
-/// labels) belongs to it. From `next` on, a file of another size or encoding there counts as missing: sending it compares
-/// both. What lies before was compared when it went.
+/// labels) belongs to it. From `next` on, a file of another size or encoding there counts as missing: sending it
+/// compares both. What lies before was compared when it went.
 pub fn missing<'a>(
     here: &'a Folder,
     there: &Folder,

@@ -1,7 +1,8 @@
 //! Fetches the next segments before PostgreSQL asks for them.
 //!
 //! What waits here is decoded and checked. "Absent" and failures are never kept: each is found out anew by the call
-//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs nothing.
+//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs
+//! nothing.
 
 use std::collections::HashMap;
 use std::fs;
