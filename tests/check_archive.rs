@@ -384,9 +384,17 @@ fn what_base_backup_took_can_be_restored_and_says_from_when() {
     assert!(report["latest"].is_string(), "{report}");
 }
 
+/// What a failover left behind: two nodes behind one sshd, and the segments that never reached an archive.
+struct Failover {
+    _sshd: Sshd,
+    layout: Layout,
+    alpha: Server,
+    beta: Server,
+    lost: Vec<String>,
+}
+
 /// A primary whose archiving fails, a standby that streams: promoted, it leaves a hole that nobody fills by himself.
-#[test]
-fn the_hole_of_a_failover_is_named_found_and_healed() {
+fn failover() -> Failover {
     let sshd = Sshd::start();
     sshd::own(&sshd.key());
     let mut alpha =
@@ -425,6 +433,12 @@ fn the_hole_of_a_failover_is_named_found_and_healed() {
     let stored = wal(&layout, "beta").join(&after[..16]).join(format!("{after}.zst"));
     wait_until(PATIENCE, "the new primary archives", || stored.exists());
 
+    Failover { _sshd: sshd, layout, alpha, beta, lost }
+}
+
+#[test]
+fn the_hole_of_a_failover_is_named_found_and_healed() {
+    let Failover { layout, alpha, beta, lost, _sshd } = failover();
     let check = |code| report(layout.program("beta", "check-archive").arg("--json").run().expect_code(code));
     let found = check(20);
     assert_eq!(stretches(&found["gaps"]), [(lost[0].clone(), lost[3].clone())]);
