@@ -169,7 +169,7 @@ fn a_promotion_is_noticed_at_once() {
 
 #[test]
 fn waiting_ends_with_the_server_that_asked() {
-    let warm = Warm::new(true);
+    let mut warm = Warm::new(true);
     let caller = wait_for_caller(&warm.server);
     warm.server.kill();
     wait_until(SOON, "the call has ended", || !workspace::is_alive(caller));
@@ -206,7 +206,7 @@ fn a_delay_holds_each_segment_back() {
 
 #[test]
 fn a_partial_is_served_under_stop_and_says_up_to_where() {
-    let warm = Warm::new(true);
+    let mut warm = Warm::new(true);
     let name = &warm.scene.segments[3];
     let raw = warm.layout.dir.join("raw");
     let layout = warm.scene.copied();

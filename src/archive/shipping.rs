@@ -78,7 +78,7 @@ pub fn confirm(settings: &Archive) -> Result<(), ArchiveError> {
     }
     Err(ArchiveError::SwitchedOff {
         mode: "discard",
-        detail: "but the configuration does not confirm it, so nothing is discarded".to_owned(),
+        detail: "the configuration does not confirm it, so nothing is discarded".to_owned(),
         hint: "To lose WAL on purpose, set archive.discard_confirmation = I accept a broken WAL chain; a new base backup \
                is needed afterwards.",
     })

@@ -97,8 +97,7 @@ fn push(path: &Path, name: WalName, arguments: &ArgMatches, context: &Context) -
 
 /// Asks the worker of this node; `None` where the caller has to do the work itself.
 pub fn ask_worker(spool: &Spool, what: What, config: &Config, deadline: Deadline) -> Option<Reply> {
-    let deadline_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
-    worker::ask(spool, &Request { fingerprint: config.fingerprint, deadline_ms, what }, deadline)
+    worker::ask(spool, &Request::new(config.fingerprint, deadline, what), deadline)
 }
 
 /// Starts a worker for the calls to come. This call does not wait for it, and does not mind if it does not start.

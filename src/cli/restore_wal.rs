@@ -477,14 +477,9 @@ impl<'a> Restore<'a> {
             return Class::Absent.code();
         }
         let code = self.mode().exit(say, failure.class);
-        self.context.report(&failure);
-        if code == Class::Abort.code() {
-            log::error!(
-                "recovery is stopped rather than ended early: to go on without '{}' would lose what follows; mend the \
-                 cause and start the server again, recovery continues where it was",
-                self.name
-            );
-        } else if say == Say::Promote {
+        let stopped = code == Class::Abort.code();
+        self.context.report(&if stopped { said_to_stop(failure, self.name) } else { failure });
+        if !stopped && say == Say::Promote {
             log::warn!("the promotion goes on without an answer from every place");
         }
         code
@@ -566,6 +561,16 @@ impl Limits {
 /// True where the same question may be answered a moment later.
 fn may_pass(class: Class) -> bool {
     situation::is_outage(class) || class == Class::Storage
+}
+
+/// Adds to the hint that recovery was stopped on purpose, and that nothing is lost by it.
+fn said_to_stop(failure: Failure, name: WalName) -> Failure {
+    let cause = failure.hint.clone().map(|hint| format!("{hint} ")).unwrap_or_default();
+    failure.hinted(format!(
+        "{cause}Recovery stops here on purpose: opening the server without '{name}' could lose what follows it. Mend the \
+         cause, or take a place that is gone for good out of restore.from, and start the server again; recovery goes on \
+         where it was."
+    ))
 }
 
 fn working_directory() -> Option<PathBuf> {

@@ -117,7 +117,8 @@ fn take_over(spool: &Spool) -> Result<Option<Lock>, ArchiveError> {
 fn listen(spool: &Spool) -> Result<UnixListener, ArchiveError> {
     let path = spool.socket();
     remove_if_there(&path).map_err(ArchiveError::io("remove", &path))?;
-    let listener = UnixListener::bind(&path).map_err(ArchiveError::io("listen on", &path))?;
+    let (reachable, _folder) = spool.reach_socket().map_err(ArchiveError::io("find", &path))?;
+    let listener = UnixListener::bind(&reachable).map_err(ArchiveError::io("listen on", &path))?;
     let private = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(&path, private).map_err(ArchiveError::io("protect", &path))?;
     listener.set_nonblocking(true).map_err(ArchiveError::io("listen on", &path))?;
@@ -171,7 +172,7 @@ impl Worker {
         }
         let _ = writeln!(&stream, "{}", protocol::HEARING);
         let reply = match serde_json::from_str::<Request>(&line) {
-            Ok(request) if request.fingerprint == self.config.fingerprint => self.reply(request),
+            Ok(request) if request.suits(self.config.fingerprint) => self.reply(request),
             Ok(Request { what: What::Status, .. }) => Reply::OtherConfiguration,
             // Another configuration, or another version of this program: the call does the work itself, and the worker
             // that it starts serves the next ones.

@@ -20,10 +20,25 @@ use crate::wal::WalName;
 pub struct Request {
     /// The caller's configuration; a worker with another one does not answer.
     pub fingerprint: u64,
+    /// The caller's version; after an upgrade the old worker leaves.
+    pub version: String,
     /// How long the caller waits, in milliseconds.
     pub deadline_ms: u64,
     /// What it wants.
     pub what: What,
+}
+
+impl Request {
+    /// A request of this program.
+    pub fn new(fingerprint: u64, deadline: Deadline, what: What) -> Self {
+        let deadline_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
+        Request { fingerprint, version: env!("CARGO_PKG_VERSION").to_owned(), deadline_ms, what }
+    }
+
+    /// True where a worker with this configuration may answer.
+    pub fn suits(&self, fingerprint: u64) -> bool {
+        self.fingerprint == fingerprint && self.version == env!("CARGO_PKG_VERSION")
+    }
 }
 
 /// What a caller can want.
@@ -95,7 +110,8 @@ fn at_least_a_moment(time: Duration) -> Duration {
 /// Asks the worker. `None` where there is none to ask, it does not listen, or it went away before it answered: the
 /// caller then does the work itself, which is harmless even if the worker had done it.
 pub fn ask(spool: &Spool, request: &Request, deadline: Deadline) -> Option<Reply> {
-    let mut stream = connect(&spool.socket())?;
+    let (path, _folder) = spool.reach_socket().ok()?;
+    let mut stream = connect(&path)?;
     let json = serde_json::to_string(request).expect("because plain data has no reason not to become JSON");
     stream.set_write_timeout(Some(HEARD)).ok()?;
     stream.write_all(format!("{json}\n").as_bytes()).ok()?;
