@@ -3,6 +3,9 @@
 
 mod support;
 
+#[path = "support/sshd.rs"]
+mod sshd;
+
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
@@ -23,15 +26,27 @@ struct Scene {
 
 impl Scene {
     fn new(name: &str) -> Scene {
-        let mut layout = Layout::new(name, &["alpha"]);
+        Scene::with_nodes(name, &["alpha"])
+    }
+
+    /// With more nodes, of which only `alpha` has a server.
+    fn with_nodes(name: &str, nodes: &[&str]) -> Scene {
+        let mut layout = Layout::new(name, nodes);
         let alpha = Server::builder(name).wal_segsize(1).set("archive_mode", "on").create();
         layout.node_mut("alpha").serve(&alpha);
         layout.set("archive", "ack", "local").set("backup", "deadline", "30s").write();
         let mut scene = Scene { cluster: name.to_owned(), layout, alpha };
         scene.connect_archive();
-        scene.layout.program("alpha", "archive-wal").arg("--init").run().expect_ok();
+        scene.layout.program("alpha", "archive-wal").args(["--init", "alpha"]).run().expect_ok();
         scene.alpha.start();
         scene
+    }
+
+    /// Makes beta reachable, and its archive.
+    fn reached_through(mut self, sshd: &sshd::Sshd) -> Scene {
+        self.layout.reach_by_ssh(sshd.port(), &sshd.user(), &sshd.key(), &sshd.known_hosts()).write();
+        self.layout.program("alpha", "archive-wal").args(["--init", "beta"]).run().expect_ok();
+        self
     }
 
     /// Sets the commands that PostgreSQL calls.
@@ -104,11 +119,10 @@ impl Scene {
     }
 
     /// Restores a backup and starts a server on it that recovers to the end of the WAL.
-    fn recover(&self, label: &str, maps: &[String]) -> Server {
+    fn recover(&self, label: &str, words: &[&str]) -> Server {
         let mut copy = self.empty_server("copy");
         let target = copy.pgdata().display().to_string();
-        let maps: Vec<&str> = maps.iter().flat_map(|map| ["--map", map]).collect();
-        self.run(&[&["restore", label, "--to", &target], &maps[..]].concat()).expect_ok();
+        self.run(&[&["restore", label, "--to", &target], words].concat()).expect_ok();
         verify_as_postgres_does(&copy);
         copy.recovery_signal();
         copy.start();
@@ -187,7 +201,7 @@ fn what_was_committed_comes_back_from_a_backup_under_load() {
     assert!(scene.json(&["show", &label])["verified"].is_string());
     let oid = scene.alpha.query("select oid from pg_tablespace where spcname = 'space'");
     let unlogged = scene.alpha.query("select pg_relation_filepath('gone')");
-    let copy = scene.recover(&label, &[format!("{oid}={}", moved.display())]);
+    let copy = scene.recover(&label, &["--map", &format!("{oid}={}", moved.display())]);
     assert!(!copy.pgdata().join(unlogged).exists() || copy.query("select count(*) from gone") == "0");
     for question in [
         "select count(*) || ' ' || coalesce(sum(hashtext(id || word)), 0) from t",
@@ -314,6 +328,51 @@ fn damage_in_the_archive_is_found_by_verify_and_refused_by_restore() {
     make_dir(&target);
     write_file(&target.join("somebody"), "x");
     scene.run(&["restore", &label, "--to", &text]).expect_code(20);
+}
+
+#[test]
+fn a_standby_is_backed_up_while_the_primary_works() {
+    let sshd = sshd::Sshd::start();
+    sshd::own(&sshd.key());
+    let scene = Scene::with_nodes("spare", &["alpha", "beta"]);
+    let mut scene = scene.reached_through(&sshd);
+    scene.alpha.execute("create table t as select generate_series(1, 100000) as id");
+    let mut beta = scene.alpha.base_backup("beta");
+    beta.follow(&scene.alpha).set("archive_mode", "off").start();
+    scene.layout.node_mut("beta").serve(&beta);
+    scene.layout.write();
+    scene.alpha.execute("insert into t values (-1)");
+    beta.wait_replayed(&scene.alpha.wal_position(), PATIENCE);
+    let taken = scene.layout.program("beta", "base-backup").args(["take", "--json"]).run().expect_ok();
+    let taken: Value = serde_json::from_str(&taken.stdout).expect("because it is JSON");
+    assert_eq!((&taken["role"], &taken["node"]), (&"standby".into(), &"beta".into()));
+    scene.alpha.execute("insert into t values (-2)");
+    scene.archive_everything();
+    let copy = scene.recover(taken["label"].as_str().unwrap_or_default(), &["--place", "beta"]);
+    let question = "select count(*) || ' ' || sum(id) from t";
+    assert_eq!(copy.query(question), scene.alpha.query(question));
+    check_everything(copy);
+    // A connection string that leads to another server than the data directory is found out.
+    let conninfo = format!("node.beta.conninfo={}", scene.alpha.conninfo());
+    let outcome = scene.layout.program("beta", "base-backup").args(["take", "--set", &conninfo]).run().expect_code(20);
+    assert!(outcome.stderr.contains("is not the data directory of the server"), "{outcome}");
+}
+
+#[test]
+fn a_backup_goes_into_the_archive_of_another_node() {
+    let sshd = sshd::Sshd::start();
+    sshd::own(&sshd.key());
+    let scene = Scene::with_nodes("away", &["alpha", "beta"]).reached_through(&sshd);
+    scene.alpha.execute("create table t as select generate_series(1, 200000) as id");
+    let words = ["--place", "beta"];
+    let taken = scene.json(&[&["take"], &words[..]].concat());
+    let label = taken["label"].as_str().unwrap_or_default();
+    assert_eq!(scene.listed().0.len(), 0);
+    scene.run(&[&["verify", label], &words[..]].concat()).expect_ok();
+    let far = scene.layout.node("beta").archive.clone().expect("because beta has one").join("away/backup").join(label);
+    assert!(far.join("backup.json").exists());
+    let copy = scene.recover("latest", &words);
+    assert_eq!(copy.query("select count(*) from t"), "200000");
 }
 
 #[test]

@@ -32,7 +32,8 @@ const SEGMENT_PAGES: u64 = (1 << 30) / PAGE as u64;
 const EMPTIED: &[&str] =
     &["pg_wal", "pg_stat_tmp", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_subtrans"];
 
-/// Files that are left out wherever they are.
+/// Files that are left out wherever they are. The signal files say what role a server has, not what its data are: what
+/// is restored from a standby's backup must not become a standby by itself.
 const LEFT_OUT: &[&str] = &[
     "postgresql.auto.conf.tmp",
     "current_logfiles",
@@ -44,6 +45,8 @@ const LEFT_OUT: &[&str] = &[
     "backup_manifest",
     "postmaster.pid",
     "postmaster.opts",
+    "standby.signal",
+    "recovery.signal",
 ];
 
 /// A tablespace outside the data directory.
@@ -308,6 +311,7 @@ mod tests {
             ("", "postmaster.pid"),
             ("", "postmaster.opts"),
             ("", "backup_label.old"),
+            ("", "standby.signal"),
             ("", "postgresql.auto.conf.tmp"),
             ("base/5", "pg_internal.init.123"),
             ("base", "pgsql_tmp"),

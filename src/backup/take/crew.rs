@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::super::BackupError;
-use super::super::catalog::{Index, Label, Object, RESUME, StoredFile, to_json};
+use super::super::catalog::{Index, Label, Object, RESUME, StoredFile};
 use super::super::copy::{Copier, remove};
 use super::super::plan::Work;
 use super::super::session::Session;
@@ -22,6 +22,9 @@ const STORERS: usize = 2;
 
 /// How often the record is written, at most.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest record that is written, in bytes.
+const RECORD_MAX: usize = crate::store::wire::RECORD_MAX;
 
 /// How often the server is asked whether all is well.
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
@@ -154,7 +157,12 @@ impl Crew<'_> {
     }
 
     fn record(&self, index: &Index) -> Result<(), BackupError> {
-        Ok(self.archive.store.replace(&self.label.path(RESUME)?, &to_json(index))?)
+        let record = serde_json::to_vec(index).expect("because plain data has no reason not to become JSON");
+        if record.len() > RECORD_MAX {
+            // It only spares copying again; a place behind ssh takes no longer one.
+            return Ok(());
+        }
+        Ok(self.archive.store.replace(&self.label.path(RESUME)?, &record)?)
     }
 
     /// Where something is stored, in the folder of the backup.
