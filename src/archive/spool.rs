@@ -76,8 +76,8 @@ impl Spool {
         self.root.join("worker.sock")
     }
 
-    /// The worker's socket by a path that the system call takes: a long one is reached through a descriptor of the spool,
-    /// which must stay open meanwhile.
+    /// The worker's socket by a path that the system call takes: a long one is reached through a descriptor of the
+    /// spool, which must stay open meanwhile.
     pub fn reach_socket(&self) -> io::Result<(PathBuf, Option<fs::File>)> {
         let path = self.socket();
         if path.as_os_str().len() <= SOCKET_PATH_MAX {
