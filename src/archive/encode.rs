@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,52 @@ pub struct Method {
     pub writer: String,
 }
 
+/// What compressing needs and is dear to make: kept from one segment to the next, and lent to no more threads at a time
+/// than there are cores, since more would only drive each other out of the caches.
+pub struct Bench {
+    spare: Mutex<Vec<Tools>>,
+    seats: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// What one thread compresses with.
+struct Tools {
+    plain: Vec<u8>,
+    zstd: Option<(i32, zstd::bulk::Compressor<'static>)>,
+}
+
+/// A place at the bench; given back when dropped.
+struct Seat<'a>(&'a Bench);
+
+impl Bench {
+    /// A bench with a seat for each core.
+    pub fn new(cores: usize) -> Self {
+        Bench { spare: Mutex::default(), seats: Mutex::new(cores.max(1)), freed: Condvar::new() }
+    }
+
+    fn sit_down(&self) -> Seat<'_> {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        while *seats == 0 {
+            // Whoever sits there compresses one segment, which takes no waiting for anybody else.
+            seats = self.freed.wait(seats).unwrap_or_else(PoisonError::into_inner);
+        }
+        *seats -= 1;
+        Seat(self)
+    }
+
+    fn take_tools(&self) -> Tools {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or(Tools { plain: Vec::new(), zstd: None })
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        *self.0.seats.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
 impl Source {
     /// Opens a file and takes its stamp.
     pub fn open(path: &Path) -> Result<Source, ArchiveError> {
@@ -97,19 +143,26 @@ impl Stamp {
 }
 
 /// Encodes the source, in memory or, where that is too much, into `target`, a new file of the spool.
-pub fn encode(source: &Source, target: &Path, method: &Method, inspect: &Inspect<'_>) -> Result<Payload, ArchiveError> {
+pub fn encode(
+    source: &Source,
+    target: &Path,
+    method: &Method,
+    inspect: &Inspect<'_>,
+    bench: &Bench,
+) -> Result<Payload, ArchiveError> {
+    let _seat = bench.sit_down();
     let mut out = Output::new(target);
     let pieces = source.stamp.size.div_ceil(PIECE as u64).max(1);
     let threads = method.threads.clamp(1, THREADS_MAX).min(pieces as usize);
     if threads == 1 {
-        let mut press = Press::new(source, method, inspect)?;
+        let mut press = Press::new(source, method, inspect, bench)?;
         let mut encoded = Vec::new();
         for piece in 0..pieces {
             press.encode(piece, &mut encoded)?;
             out.write(&encoded)?;
         }
     } else {
-        encode_in_lanes(source, method, inspect, pieces, threads, &mut out)?;
+        encode_in_lanes(source, method, inspect, bench, (pieces, threads), &mut out)?;
     }
     if method.encoding == Encoding::Zstd {
         out.write(&note(&method.writer))?;
@@ -123,8 +176,8 @@ fn encode_in_lanes(
     source: &Source,
     method: &Method,
     inspect: &Inspect<'_>,
-    pieces: u64,
-    threads: usize,
+    bench: &Bench,
+    (pieces, threads): (u64, usize),
     out: &mut Output,
 ) -> Result<(), ArchiveError> {
     std::thread::scope(|scope| {
@@ -137,7 +190,7 @@ fn encode_in_lanes(
                 let _ = give_back.send(Vec::new());
             }
             lanes.push((full, give_back));
-            let mut press = Press::new(source, method, inspect)?;
+            let mut press = Press::new(source, method, inspect, bench)?;
             scope.spawn(move || {
                 for piece in (lane..pieces).step_by(threads) {
                     let Ok(mut buffer) = empty.recv() else { return };
@@ -159,38 +212,55 @@ fn encode_in_lanes(
     })
 }
 
-/// What one thread compresses with: everything that is large is made once and used for every piece.
+/// One thread at work on one segment.
 struct Press<'a> {
     source: &'a Source,
     method: &'a Method,
     inspect: &'a Inspect<'a>,
-    plain: Vec<u8>,
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    bench: &'a Bench,
+    tools: Tools,
+}
+
+impl Drop for Press<'_> {
+    fn drop(&mut self) {
+        let tools = Tools { plain: std::mem::take(&mut self.tools.plain), zstd: self.tools.zstd.take() };
+        self.bench.spare.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
+    }
 }
 
 impl<'a> Press<'a> {
-    fn new(source: &'a Source, method: &'a Method, inspect: &'a Inspect<'a>) -> Result<Self, ArchiveError> {
-        let zstd = (method.encoding == Encoding::Zstd).then(|| compressor(method.level)).transpose();
-        let zstd = zstd.map_err(ArchiveError::io("compress", &source.path))?;
-        Ok(Press { source, method, inspect, plain: vec![0; PIECE.min(source.stamp.size as usize)], zstd })
+    fn new(
+        source: &'a Source,
+        method: &'a Method,
+        inspect: &'a Inspect<'a>,
+        bench: &'a Bench,
+    ) -> Result<Self, ArchiveError> {
+        let mut tools = bench.take_tools();
+        tools.plain.resize(PIECE.min(source.stamp.size as usize), 0);
+        let level = method.level;
+        if method.encoding == Encoding::Zstd && tools.zstd.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
+            let made = compressor(level).map_err(ArchiveError::io("compress", &source.path))?;
+            tools.zstd = Some((level, made));
+        }
+        Ok(Press { source, method, inspect, bench, tools })
     }
 
     /// Reads, inspects and encodes one piece; `encoded` is overwritten.
     fn encode(&mut self, piece: u64, encoded: &mut Vec<u8>) -> Result<(), ArchiveError> {
         let offset = piece * PIECE as u64;
         let length = (self.source.stamp.size - offset).min(PIECE as u64) as usize;
-        let bytes = &mut self.plain[..length];
+        let bytes = &mut self.tools.plain[..length];
         self.source.file.read_exact_at(bytes, offset).map_err(ArchiveError::io("read", &self.source.path))?;
         if length > 0 {
             (self.inspect)(offset, bytes)?;
         }
         encoded.clear();
-        let compressed = match &mut self.zstd {
-            Some(zstd) => {
+        let compressed = match &mut self.tools.zstd {
+            Some((_, zstd)) if self.method.encoding == Encoding::Zstd => {
                 encoded.reserve(zstd::zstd_safe::compress_bound(length));
                 zstd.compress_to_buffer(bytes, encoded).map(|_| ())
             }
-            None => append(bytes, self.method, encoded),
+            _ => append(bytes, self.method, encoded),
         };
         compressed.map_err(ArchiveError::io("compress", &self.source.path))
     }
@@ -248,7 +318,13 @@ struct Output {
 
 impl Output {
     fn new(path: &Path) -> Self {
-        Output { path: path.to_owned(), memory: Vec::new(), file: None, hash: Sha256::new(), size: 0 }
+        Output {
+            path: path.to_owned(),
+            memory: Vec::with_capacity(MEMORY_MAX),
+            file: None,
+            hash: Sha256::new(),
+            size: 0,
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
@@ -311,7 +387,8 @@ mod tests {
         std::fs::write(&path, content).expect("the source is written");
         let source = Source::open(&path).expect("the source opens");
         let method = Method { encoding, level: 0, threads, writer: "db1".to_owned() };
-        let payload = encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(())).expect("it encodes");
+        let payload = encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(()), &Bench::new(2))
+            .expect("it encodes");
         (folder, payload)
     }
 
@@ -371,6 +448,6 @@ mod tests {
             let error = || ArchiveError::Refused { reason: String::new(), hint: String::new() };
             if offset == 2 * PIECE as u64 { Err(error()) } else { Ok(()) }
         };
-        assert!(encode(&source, &folder.path().join("target"), &method, &refuse).is_err());
+        assert!(encode(&source, &folder.path().join("target"), &method, &refuse, &Bench::new(2)).is_err());
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::ArchiveError;
 use super::consumers;
 use super::delivery::{self, Delivery};
-use super::encode::{Method, Source, Stamp, encode};
+use super::encode::{Bench, Method, Source, Stamp, encode};
 use super::layout;
 use super::places::{Site, Sites};
 use super::queue::Queue;
@@ -43,6 +43,7 @@ pub struct Pusher {
     sites: Arc<Sites>,
     spool: Spool,
     payloads: AtomicU64,
+    bench: Bench,
 }
 
 /// A file that PostgreSQL may forget.
@@ -70,7 +71,14 @@ impl Pusher {
     /// A pusher with this configuration.
     pub fn new(config: &Arc<Config>, sites: &Arc<Sites>) -> Self {
         let spool = Spool::new(&config.local.spool);
-        Pusher { config: Arc::clone(config), sites: Arc::clone(sites), spool, payloads: AtomicU64::new(0) }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Pusher {
+            config: Arc::clone(config),
+            sites: Arc::clone(sites),
+            spool,
+            payloads: AtomicU64::new(0),
+            bench: Bench::new(cores),
+        }
     }
 
     /// Removes what killed processes left in the spool.
@@ -153,7 +161,7 @@ impl Pusher {
             runs.lock().unwrap_or_else(PoisonError::into_inner).push(run);
             Ok(())
         };
-        let encoded = encode(source, &target, &method, &inspect).and_then(|payload| {
+        let encoded = encode(source, &target, &method, &inspect, &self.bench).and_then(|payload| {
             let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
             known.as_ref().map_or(Ok(()), |known| join(known, runs, &source.path))?;
             Ok(payload)
