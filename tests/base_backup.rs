@@ -395,7 +395,7 @@ fn expire_keeps_what_it_must_and_removes_wal_that_nothing_needs() {
             let label = scene.take();
             let began = label.clone();
             // A label is a second: the next one must differ.
-            wait_until(PATIENCE, "the next second", || chrono_label() > began);
+            wait_until(PATIENCE, "the next second", || label_of_now() > began);
             label
         })
         .collect();
@@ -422,7 +422,60 @@ fn expire_keeps_what_it_must_and_removes_wal_that_nothing_needs() {
     scene.run(&["verify"]).expect_ok();
 }
 
+#[test]
+fn a_backup_can_be_put_together_by_hand_and_its_manifest_names_the_wal() {
+    let scene = Scene::new("hand");
+    scene.alpha.execute("create table t as select generate_series(1, 200000) as id; checkpoint");
+    let label = scene.take();
+    let shown = scene.json(&["show", &label]);
+    let (hand, wal) = (scene.alpha.dir().join("hand"), scene.alpha.dir().join("wal"));
+    make_dir(&hand);
+    make_dir(&wal);
+    let script = r#"
+        set -e
+        cd "$1"
+        for bundle in "$2"/bundle/*.tar.zst; do tar --zstd -xf "$bundle"; done
+        (cd "$2/files" && find . -name '*.zst') | while read -r file; do
+            mkdir -p "$(dirname "$file")"
+            zstd -q -d -c "$2/files/$file" > "${file%.zst}"
+        done
+        cp "$2/backup_label" "$2/backup_manifest" .
+    "#;
+    let folder = scene.folder(&label);
+    Program::at("/bin/sh").args(["-c", script, "sh"]).args([&hand, &folder]).run().expect_ok();
+    for key in ["start_segment", "stop_segment"] {
+        let segment = shown[key].as_str().unwrap_or_default();
+        let fetched = scene.layout.program("alpha", "restore-wal").args(["--no-worker", segment]);
+        fetched.arg(wal.join(segment)).run().expect_ok();
+    }
+    let verify = || scene.alpha.tool("pg_verifybackup").arg("--wal-directory").args([&wal, &hand]).run();
+    verify().expect_ok();
+    // The tool would say so if anything differed.
+    write_file(&hand.join("PG_VERSION"), "99\n");
+    verify().expect_code(1);
+}
+
+#[test]
+fn what_a_broken_removal_left_is_no_backup_and_goes_with_the_next_one() {
+    let scene = Scene::new("broken");
+    let label = scene.take();
+    wait_until(PATIENCE, "the next second", || label_of_now() > label);
+    let kept = scene.take();
+    fs::remove_file(scene.folder(&label).join("backup.json")).expect("because it is there");
+    assert_eq!(scene.listed(), (vec![kept.clone()], vec![label.clone()]));
+    scene.run(&["show", &label]).expect_code(20);
+    scene.run(&["expire"]).expect_ok();
+    assert!(!scene.folder(&label).exists());
+    assert_eq!(scene.listed(), (vec![kept.clone()], vec![]));
+    // A description that cannot be understood is left alone, and so is all WAL.
+    write_file(&scene.folder(&kept).join("backup.json"), "{}");
+    let outcome = scene.run(&["expire", "--keep", "1"]).expect_ok();
+    assert!(outcome.stdout.contains(&format!("kept WAL: backup {kept}: its description cannot be read")), "{outcome}");
+    assert!(scene.folder(&kept).exists());
+    scene.run(&["verify", &kept]).expect_code(22);
+}
+
 /// What a backup that begins now would be called.
-fn chrono_label() -> String {
+fn label_of_now() -> String {
     chrono::Utc::now().format("%Y%m%dT%H%M%SF").to_string()
 }

@@ -229,6 +229,7 @@ impl Run<'_> {
         let encoding = config.compress;
         let copier = Copier {
             method: Method { encoding, level: config.level, threads: 1, writer: self.claim.node.clone() },
+            wave: jobs(config.jobs).min(2),
             spool: self.workplace.clone(),
             pages: checksums,
             pace: Pace::new(config.rate_max),

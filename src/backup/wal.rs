@@ -19,7 +19,7 @@ use crate::wal::{SegmentName, SegmentNumber, SegmentSize, SystemId, TimelineId, 
 const MARK: Statement = Statement { name: "mark_wal", text: include_str!("../../sql/mark_wal.sql") };
 
 /// How often the archive is asked for a segment that is awaited.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long another node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
