@@ -365,12 +365,13 @@ fn copy_checked(
         partial,
     });
     let mut offset = 0;
-    let decoded = in_pieces(reader, |piece| {
+    let check = |piece: &[u8]| {
         checker.feed(offset, piece).map_err(|error| damaged(&place, error.to_string()))?;
         offset += piece.len() as u64;
-        out.write_all(piece).map_err(ArchiveError::io("write", target))
-    });
-    decoded?.map_err(|error| damaged(&place, error.to_string()))?;
+        Ok(())
+    };
+    let write = |piece: &[u8]| out.write_all(piece).map_err(ArchiveError::io("write", target));
+    in_pieces(reader, |error| damaged(&place, error.to_string()), check, write)?;
     let report = checker.finish().map_err(|error| damaged(&place, error.to_string()))?;
     if let Ending::Torn { at, why } = &report.ends
         && !partial
@@ -384,14 +385,16 @@ fn copy_checked(
     Ok(Some(report))
 }
 
-/// Reads to the end on a thread of its own, so that decoding and what is done with the pieces overlap. The outer error
-/// is that of `take`, the inner one that of the reader.
+/// Reads to the end and checks on a thread of its own, so that decoding and checking overlap with writing. Nothing is
+/// written that was not checked before.
 fn in_pieces(
     mut reader: Box<dyn Read + Send + '_>,
-    mut take: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
-) -> Result<std::io::Result<()>, ArchiveError> {
+    unreadable: impl Fn(std::io::Error) -> ArchiveError + Send,
+    mut check: impl FnMut(&[u8]) -> Result<(), ArchiveError> + Send,
+    mut write: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
+) -> Result<(), ArchiveError> {
     std::thread::scope(|scope| {
-        let (give, full) = mpsc::sync_channel::<std::io::Result<Vec<u8>>>(PIECES);
+        let (give, full) = mpsc::sync_channel::<Result<Vec<u8>, ArchiveError>>(PIECES);
         let (give_back, empty) = mpsc::channel();
         for _ in 0..PIECES {
             // The receiver is right here.
@@ -400,26 +403,25 @@ fn in_pieces(
         scope.spawn(move || {
             while let Ok(mut buffer) = empty.recv() {
                 buffer.resize(CHUNK, 0);
-                let piece = read_full(&mut *reader, &mut buffer).map(|count| buffer.truncate(count)).map(|()| buffer);
-                let last = piece.as_ref().map_or(true, |piece| piece.len() < CHUNK);
-                if give.send(piece).is_err() || last {
+                let read = read_full(&mut *reader, &mut buffer).map_err(&unreadable);
+                let last = read.as_ref().map_or(true, |count| *count < CHUNK);
+                let piece = read.and_then(|count| {
+                    buffer.truncate(count);
+                    if count > 0 { check(&buffer).map(|()| buffer) } else { Ok(buffer) }
+                });
+                let failed = piece.is_err();
+                if give.send(piece).is_err() || last || failed {
                     return;
                 }
             }
         });
         for piece in full {
-            match piece {
-                Ok(piece) => {
-                    if !piece.is_empty() {
-                        take(&piece)?;
-                    }
-                    // Nobody wants it back once the end is read.
-                    let _ = give_back.send(piece);
-                }
-                Err(error) => return Ok(Err(error)),
-            }
+            let piece = piece?;
+            write(&piece)?;
+            // Nobody wants it back once the end is read.
+            let _ = give_back.send(piece);
         }
-        Ok(Ok(()))
+        Ok(())
     })
 }
 
