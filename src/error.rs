@@ -114,6 +114,11 @@ impl Failure {
         Failure { class, message: message.into(), hint: None }
     }
 
+    /// Makes a failure from an error that is still needed, with its causes.
+    pub fn of(error: &impl Explain) -> Self {
+        Failure { class: error.class(), message: chain(error), hint: error.hint() }
+    }
+
     /// Adds what to do next.
     pub fn hinted(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -130,12 +135,12 @@ impl fmt::Display for Failure {
 // Failure itself is no std::error::Error, so that every error which is one converts into it.
 impl<E: Explain> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure { class: error.class(), message: chain(&error), hint: error.hint() }
+        Failure::of(&error)
     }
 }
 
 /// Joins an error and its causes into one line, leaving out a cause that the message already names.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

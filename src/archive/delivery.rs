@@ -15,7 +15,7 @@ use super::encode::Stamp;
 use super::layout;
 use super::places::Site;
 use super::spool::{Spool, remove_if_there};
-use crate::error::{Explain, Failure};
+use crate::error::{Class, Explain, Failure};
 use crate::store::ship::{self, ShipError};
 use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
@@ -88,15 +88,11 @@ pub fn send(
         wait.recv_timeout(deadline.remaining()).unwrap_or_else(|_| {
             let waiting_for = format!("the archive of {} did not answer", site.name());
             let error = ArchiveError::Deadline { name: delivery.name, after: begun, waiting_for };
-            site.mark_down(&failure(&error));
+            site.mark_down(&Failure::of(&error));
             Err(error)
         })
     };
     sites.iter().zip(waiting).map(answer).collect()
-}
-
-fn failure(error: &ArchiveError) -> Failure {
-    Failure { class: error.class(), message: error.to_string(), hint: error.hint() }
 }
 
 /// Sends to one site, unless it was down a moment ago.
@@ -110,11 +106,17 @@ fn send_to(
     if let Some(failure) = site.recently_down(retry) {
         return Err(ArchiveError::Elsewhere(failure));
     }
-    let sent = try_to_send(site, name, payload, whose);
+    let warm = site.opened().is_some();
+    let mut sent = try_to_send(site, name, payload, whose);
+    if warm && sent.as_ref().is_err_and(|error| error.is_outage() && error.class() == Class::Remote) {
+        // A connection that was kept warm may have died long ago; that says nothing of the place.
+        site.close();
+        sent = try_to_send(site, name, payload, whose);
+    }
     match &sent {
         Ok(()) => site.mark_up(),
         Err(error) if error.is_outage() => {
-            site.mark_down(&failure(error));
+            site.mark_down(&Failure::of(error));
             site.close();
         }
         Err(_) => site.close(),
@@ -134,7 +136,7 @@ fn try_to_send(
     }
     match ship::ship(&layout::stem(name), payload, &*archive.store) {
         Ok(_) => Ok(()),
-        Err(ShipError::Occupied { path, .. }) => Err(dispute::settle(name, payload, &archive, &path)),
+        Err(ShipError::Occupied { path, .. }) => dispute::resolve(name, payload, &archive, &path),
         Err(error) => Err(error.into()),
     }
 }
@@ -163,12 +165,19 @@ pub fn keep(spool: &Spool, delivery: &Delivery, fingerprint: u64) {
     let file = spool.outgoing().join(format!("{name}{}", kept.encoding.extension()));
     let record = spool.outgoing().join(format!("{name}.json"));
     // It is a cache: a failure to keep it costs the next try some time and nothing else.
-    let _ = fs::rename(&delivery.payload.file, file).and_then(|()| fs::write(record, json));
+    let written = delivery.payload.write_file().and_then(|()| fs::rename(&delivery.payload.file, file));
+    let _ = written.and_then(|()| fs::write(record, json));
 }
 
 /// Removes what is no longer needed; queues hold links of their own.
 pub fn forget(spool: &Spool, delivery: &Delivery) {
     // A leftover is swept later.
     let _ = remove_if_there(&delivery.payload.file);
-    let _ = remove_if_there(&spool.outgoing().join(format!("{}.json", delivery.name)));
+    let record = spool.outgoing().join(format!("{}.json", delivery.name));
+    if remove_if_there(&record).unwrap_or(false) {
+        // What the record spoke of may be another payload: one that was cut short, or in another encoding.
+        for encoding in Encoding::ALL {
+            let _ = remove_if_there(&spool.outgoing().join(format!("{}{}", delivery.name, encoding.extension())));
+        }
+    }
 }

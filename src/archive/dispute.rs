@@ -7,10 +7,24 @@ use super::ArchiveError;
 use super::encode::read_note;
 use super::places::Archive;
 use crate::store::{Encoding, Payload, Store, StoreError, StorePath};
-use crate::wal::{WalName, agree_until};
+use crate::wal::{Agreement, WalName, agree_until};
 
 /// How many of the last bytes of a stored file may hold a note.
 const TAIL: usize = 512;
+
+/// Answers for a name that is taken by other content: the error, but for a `.partial` with the same records.
+///
+/// The old primary of a switchover and the new one both leave a `.partial` of the segment where the timelines part.
+/// They hold the same WAL; behind its end lies what the segment held before, which nobody ever reads. The stored one
+/// has been made durable by whoever found it in the way.
+pub fn resolve(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> Result<(), ArchiveError> {
+    let partial = matches!(name, WalName::Partial(_));
+    if partial && let Ok(Some(Agreement { same_records: true, .. })) = agreement(name, ours, archive, taken) {
+        log::info!("'{taken}' in the {} holds the same records and stays", archive.store.place());
+        return Ok(());
+    }
+    Err(settle(name, ours, archive, taken))
+}
 
 /// Makes the error for a name that is taken by other content.
 pub fn settle(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> ArchiveError {
@@ -20,7 +34,9 @@ pub fn settle(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePat
         Ok(written) => written,
         Err(error) => return error.into(),
     };
-    let agreement = agreement(name, ours, archive, taken).unwrap_or_else(|error| format!("comparing failed: {error}"));
+    let compared = agreement(name, ours, archive, taken);
+    let agreement =
+        compared.map_or_else(|error| format!("comparing failed: {error}"), |found| describe(found.as_ref()));
     ArchiveError::Conflict {
         name,
         place,
@@ -31,6 +47,17 @@ pub fn settle(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePat
              nothing was overwritten. If the archived file is the wrong one, move '{taken}' aside in that archive and \
              PostgreSQL's next try stores this one."
         ),
+    }
+}
+
+fn describe(found: Option<&Agreement>) -> String {
+    match found {
+        None => "it is no WAL, so there is no position up to which both agree".to_owned(),
+        Some(found) if found.same_records => format!(
+            "both hold the same records up to {}, only bytes behind the last record differ",
+            found.records_agree_until
+        ),
+        Some(found) => format!("both agree up to {}", found.records_agree_until),
     }
 }
 
@@ -65,20 +92,17 @@ fn tail(mut reader: Box<dyn Read + Send>) -> std::io::Result<Vec<u8>> {
     }
 }
 
-fn agreement(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> std::io::Result<String> {
-    let Some(segment) = name.segment().filter(|_| name.holds_wal()) else {
-        return Ok("it is no WAL, so there is no position up to which both agree".to_owned());
-    };
+/// How far both agree; none where the file is no WAL.
+fn agreement(
+    name: WalName,
+    ours: &Payload,
+    archive: &Archive,
+    taken: &StorePath,
+) -> std::io::Result<Option<Agreement>> {
+    let Some(segment) = name.segment().filter(|_| name.holds_wal()) else { return Ok(None) };
     let theirs = archive.store.open(taken).map_err(std::io::Error::other)?;
     let theirs = theirs.ok_or_else(|| std::io::Error::other("it is gone now"))?;
     let mut theirs = Encoding::split(taken.file_name()).1.decoder(theirs)?;
     let mut mine = ours.encoding.decoder(Box::new(ours.open()?))?;
-    let found = agree_until(&mut mine, &mut theirs, segment, archive.identity.segment_size)?;
-    if found.same_records {
-        return Ok(format!(
-            "both hold the same records up to {}, only bytes behind the last record differ",
-            found.records_agree_until
-        ));
-    }
-    Ok(format!("both agree up to {}", found.records_agree_until))
+    agree_until(&mut mine, &mut theirs, segment, archive.identity.segment_size).map(Some)
 }

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,12 @@ use sha2::{Digest, Sha256};
 use super::ArchiveError;
 use crate::store::{Encoding, Payload};
 
-/// How much is compressed as one frame, in bytes. Larger gains no compression worth having at the levels used here.
-const PIECE: usize = 4 << 20;
+/// How much is compressed as one frame, in bytes. Larger gains no compression worth having at the levels used here, and
+/// memory that is touched for the first time costs more than compressing it does.
+const PIECE: usize = 1 << 20;
+
+/// A payload up to this size stays in memory, in bytes; times the depth of looking ahead it bounds the worker's memory.
+const MEMORY_MAX: usize = 4 << 20;
 
 /// How many cores one segment may use; more would only raise memory.
 const THREADS_MAX: usize = 4;
@@ -64,6 +69,52 @@ pub struct Method {
     pub writer: String,
 }
 
+/// What compressing needs and is dear to make: kept from one segment to the next, and lent to no more threads at a time
+/// than there are cores, since more would only drive each other out of the caches.
+pub struct Bench {
+    spare: Mutex<Vec<Tools>>,
+    seats: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// What one thread compresses with.
+struct Tools {
+    plain: Vec<u8>,
+    zstd: Option<(i32, zstd::bulk::Compressor<'static>)>,
+}
+
+/// A place at the bench; given back when dropped.
+struct Seat<'a>(&'a Bench);
+
+impl Bench {
+    /// A bench with a seat for each core.
+    pub fn new(cores: usize) -> Self {
+        Bench { spare: Mutex::default(), seats: Mutex::new(cores.max(1)), freed: Condvar::new() }
+    }
+
+    fn sit_down(&self) -> Seat<'_> {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        while *seats == 0 {
+            // Whoever sits there compresses one segment, which takes no waiting for anybody else.
+            seats = self.freed.wait(seats).unwrap_or_else(PoisonError::into_inner);
+        }
+        *seats -= 1;
+        Seat(self)
+    }
+
+    fn take_tools(&self) -> Tools {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or(Tools { plain: Vec::new(), zstd: None })
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        *self.0.seats.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
 impl Source {
     /// Opens a file and takes its stamp.
     pub fn open(path: &Path) -> Result<Source, ArchiveError> {
@@ -91,103 +142,216 @@ impl Stamp {
     }
 }
 
-/// Encodes the source into `target`, a new file of the spool, and describes it.
-pub fn encode(source: &Source, target: &Path, method: &Method, inspect: &Inspect<'_>) -> Result<Payload, ArchiveError> {
-    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-    let mut out = Output {
-        file: out.map_err(ArchiveError::io("create", target))?,
-        path: target.to_owned(),
-        hash: Sha256::new(),
-        size: 0,
-    };
-    let pieces = source.stamp.size.div_ceil(PIECE as u64);
-    let threads = method.threads.clamp(1, THREADS_MAX).min(pieces.max(1) as usize);
-    let mut piece = 0;
-    while piece < pieces {
-        let wave = piece..(piece + threads as u64).min(pieces);
-        piece = wave.end;
-        for encoded in encode_wave(source, method, inspect, wave)? {
+/// Encodes the source, in memory or, where that is too much, into `target`, a new file of the spool.
+pub fn encode(
+    source: &Source,
+    target: &Path,
+    method: &Method,
+    inspect: &Inspect<'_>,
+    bench: &Bench,
+) -> Result<Payload, ArchiveError> {
+    let _seat = bench.sit_down();
+    let mut out = Output::new(target);
+    let pieces = source.stamp.size.div_ceil(PIECE as u64).max(1);
+    let threads = method.threads.clamp(1, THREADS_MAX).min(pieces as usize);
+    if threads == 1 {
+        let mut press = Press::new(source, method, inspect, bench)?;
+        let mut encoded = Vec::new();
+        for piece in 0..pieces {
+            press.encode(piece, &mut encoded)?;
             out.write(&encoded)?;
         }
-    }
-    if pieces == 0 {
-        out.write(&compress(&[], method).map_err(ArchiveError::io("compress", &source.path))?)?;
+    } else {
+        encode_in_lanes(source, method, inspect, bench, (pieces, threads), &mut out)?;
     }
     if method.encoding == Encoding::Zstd {
         out.write(&note(&method.writer))?;
     }
-    Ok(Payload { file: out.path, size: out.size, sha256: out.hash.finalize().into(), encoding: method.encoding })
+    Ok(out.finish(method.encoding))
 }
 
-/// Encodes some pieces at the same time and gives them back in order.
-fn encode_wave(
+/// Encodes with several threads, each taking every n-th piece, and writes the pieces in order. A thread has two buffers
+/// that go to and fro, so memory stays the same however large the segment is.
+fn encode_in_lanes(
     source: &Source,
     method: &Method,
     inspect: &Inspect<'_>,
-    pieces: std::ops::Range<u64>,
-) -> Result<Vec<Vec<u8>>, ArchiveError> {
-    if pieces.end - pieces.start == 1 {
-        return Ok(vec![encode_piece(source, method, inspect, pieces.start)?]);
-    }
+    bench: &Bench,
+    (pieces, threads): (u64, usize),
+    out: &mut Output,
+) -> Result<(), ArchiveError> {
     std::thread::scope(|scope| {
-        let running: Vec<_> =
-            pieces.map(|piece| scope.spawn(move || encode_piece(source, method, inspect, piece))).collect();
-        running.into_iter().map(|thread| thread.join().expect("because a panic there is a panic here")).collect()
+        let mut lanes = Vec::new();
+        for lane in 0..threads as u64 {
+            let (give, full) = mpsc::sync_channel::<Result<Vec<u8>, ArchiveError>>(1);
+            let (give_back, empty) = mpsc::channel();
+            for _ in 0..2 {
+                // The receiver is right here.
+                let _ = give_back.send(Vec::new());
+            }
+            lanes.push((full, give_back));
+            let mut press = Press::new(source, method, inspect, bench)?;
+            scope.spawn(move || {
+                for piece in (lane..pieces).step_by(threads) {
+                    let Ok(mut buffer) = empty.recv() else { return };
+                    // Nobody takes it where an earlier piece has failed.
+                    if give.send(press.encode(piece, &mut buffer).map(|()| buffer)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        for piece in 0..pieces {
+            let (full, give_back) = &lanes[piece as usize % threads];
+            let encoded = full.recv().expect("because a lane ends after its last piece only")?;
+            out.write(&encoded)?;
+            // A lane that has taken its last piece wants no buffer any more.
+            let _ = give_back.send(encoded);
+        }
+        Ok(())
     })
 }
 
-fn encode_piece(source: &Source, method: &Method, inspect: &Inspect<'_>, piece: u64) -> Result<Vec<u8>, ArchiveError> {
-    let offset = piece * PIECE as u64;
-    let length = (source.stamp.size - offset).min(PIECE as u64) as usize;
-    let mut bytes = vec![0; length];
-    source.file.read_exact_at(&mut bytes, offset).map_err(ArchiveError::io("read", &source.path))?;
-    inspect(offset, &bytes)?;
-    compress(&bytes, method).map_err(ArchiveError::io("compress", &source.path))
+/// One thread at work on one segment.
+struct Press<'a> {
+    source: &'a Source,
+    method: &'a Method,
+    inspect: &'a Inspect<'a>,
+    bench: &'a Bench,
+    tools: Tools,
+}
+
+impl Drop for Press<'_> {
+    fn drop(&mut self) {
+        let tools = Tools { plain: std::mem::take(&mut self.tools.plain), zstd: self.tools.zstd.take() };
+        self.bench.spare.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
+    }
+}
+
+impl<'a> Press<'a> {
+    fn new(
+        source: &'a Source,
+        method: &'a Method,
+        inspect: &'a Inspect<'a>,
+        bench: &'a Bench,
+    ) -> Result<Self, ArchiveError> {
+        let mut tools = bench.take_tools();
+        tools.plain.resize(PIECE.min(source.stamp.size as usize), 0);
+        let level = method.level;
+        if method.encoding == Encoding::Zstd && tools.zstd.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
+            let made = compressor(level).map_err(ArchiveError::io("compress", &source.path))?;
+            tools.zstd = Some((level, made));
+        }
+        Ok(Press { source, method, inspect, bench, tools })
+    }
+
+    /// Reads, inspects and encodes one piece; `encoded` is overwritten.
+    fn encode(&mut self, piece: u64, encoded: &mut Vec<u8>) -> Result<(), ArchiveError> {
+        let offset = piece * PIECE as u64;
+        let length = (self.source.stamp.size - offset).min(PIECE as u64) as usize;
+        let bytes = &mut self.tools.plain[..length];
+        self.source.file.read_exact_at(bytes, offset).map_err(ArchiveError::io("read", &self.source.path))?;
+        if length > 0 {
+            (self.inspect)(offset, bytes)?;
+        }
+        encoded.clear();
+        let compressed = match &mut self.tools.zstd {
+            Some((_, zstd)) if self.method.encoding == Encoding::Zstd => {
+                encoded.reserve(zstd::zstd_safe::compress_bound(length));
+                zstd.compress_to_buffer(bytes, encoded).map(|_| ())
+            }
+            _ => append(bytes, self.method, encoded),
+        };
+        compressed.map_err(ArchiveError::io("compress", &self.source.path))
+    }
+}
+
+fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(if level == 0 { 1 } else { level })?;
+    compressor.include_checksum(true)?;
+    compressor.include_contentsize(true)?;
+    Ok(compressor)
 }
 
 /// Compresses bytes into one frame of the method.
 pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+    if method.encoding == Encoding::Zstd {
+        return compressor(method.level)?.compress(bytes);
+    }
+    let mut encoded = Vec::new();
+    append(bytes, method, &mut encoded)?;
+    Ok(encoded)
+}
+
+/// Appends one piece in a form that keeps nothing between pieces.
+fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()> {
     match method.encoding {
-        Encoding::None => Ok(bytes.to_vec()),
-        Encoding::Zstd => {
-            let level = if method.level == 0 { 1 } else { method.level };
-            let mut compressor = zstd::bulk::Compressor::new(level)?;
-            compressor.include_checksum(true)?;
-            compressor.include_contentsize(true)?;
-            compressor.compress(bytes)
-        }
+        Encoding::None | Encoding::Zstd => encoded.extend_from_slice(bytes),
         Encoding::Lz4 => {
             let shape = lz4_flex::frame::FrameInfo::new()
                 .content_checksum(true)
                 .content_size(Some(bytes.len() as u64))
                 .block_size(lz4_flex::frame::BlockSize::Max4MB);
-            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(shape, Vec::new());
+            let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(shape, encoded);
             encoder.write_all(bytes)?;
-            encoder.finish().map_err(io::Error::other)
+            encoder.finish().map_err(io::Error::other)?;
         }
         Encoding::Gzip => {
             let level = if method.level <= 0 { 6 } else { method.level.min(9) as u32 };
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+            let mut encoder = flate2::write::GzEncoder::new(encoded, flate2::Compression::new(level));
             encoder.write_all(bytes)?;
-            encoder.finish()
+            encoder.finish()?;
         }
     }
+    Ok(())
 }
 
-/// The file being written, with what has to be known of it at the end.
+/// What is being written, with what has to be known of it at the end.
 struct Output {
-    file: File,
     path: PathBuf,
+    memory: Vec<u8>,
+    /// Where the bytes go once they are too many for memory.
+    file: Option<File>,
     hash: Sha256,
     size: u64,
 }
 
 impl Output {
+    fn new(path: &Path) -> Self {
+        Output {
+            path: path.to_owned(),
+            memory: Vec::with_capacity(MEMORY_MAX),
+            file: None,
+            hash: Sha256::new(),
+            size: 0,
+        }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?;
+        if self.file.is_none() && self.memory.len() + bytes.len() > MEMORY_MAX {
+            self.spill()?;
+        }
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?,
+            None => self.memory.extend_from_slice(bytes),
+        }
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
+    }
+
+    fn spill(&mut self) -> Result<(), ArchiveError> {
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
+        let mut file = created.map_err(ArchiveError::io("create", &self.path))?;
+        file.write_all(&self.memory).map_err(ArchiveError::io("write", &self.path))?;
+        self.memory = Vec::new();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn finish(self, encoding: Encoding) -> Payload {
+        let memory = self.file.is_none().then(|| Arc::new(self.memory));
+        Payload { file: self.path, memory, size: self.size, sha256: self.hash.finalize().into(), encoding }
     }
 }
 
@@ -223,7 +387,8 @@ mod tests {
         std::fs::write(&path, content).expect("the source is written");
         let source = Source::open(&path).expect("the source opens");
         let method = Method { encoding, level: 0, threads, writer: "db1".to_owned() };
-        let payload = encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(())).expect("it encodes");
+        let payload = encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(()), &Bench::new(2))
+            .expect("it encodes");
         (folder, payload)
     }
 
@@ -237,12 +402,13 @@ mod tests {
             for encoding in Encoding::ALL {
                 let content = sample(size);
                 let (_folder, payload) = encoded(&content, encoding, 2);
-                let stored = Box::new(payload.open().expect("the payload opens"));
+                let stored = payload.open().expect("the payload opens");
                 let mut back = Vec::new();
                 encoding.decoder(stored).expect("a decoder").read_to_end(&mut back).expect("it decodes");
                 assert!(back == content, "{encoding:?} of {size} bytes");
+                payload.write_file().expect("the payload is written");
                 let again = Payload::of_file(&payload.file, encoding).expect("it is read again");
-                assert_eq!(again, payload);
+                assert_eq!((again.size, again.sha256), (payload.size, payload.sha256));
             }
         }
     }
@@ -252,9 +418,10 @@ mod tests {
         for (encoding, tool) in [(Encoding::Zstd, "zstd"), (Encoding::Lz4, "lz4"), (Encoding::Gzip, "gzip")] {
             let content = sample(PIECE + 5);
             let (_folder, payload) = encoded(&content, encoding, 1);
+            payload.write_file().expect("the payload is written");
             let read = std::process::Command::new(tool)
                 .args(["-d", "-c"])
-                .stdin(payload.open().expect("the payload opens"))
+                .stdin(File::open(&payload.file).expect("the payload opens"))
                 .output()
                 .unwrap_or_else(|error| panic!("{tool} is installed by scripts/install: {error}"));
             assert!(read.status.success() && read.stdout == content, "{tool}");
@@ -264,7 +431,8 @@ mod tests {
     #[test]
     fn a_stored_file_says_who_wrote_it() {
         let (_folder, payload) = encoded(&sample(100), Encoding::Zstd, 1);
-        let stored = std::fs::read(&payload.file).expect("the payload is read");
+        let mut stored = Vec::new();
+        payload.open().and_then(|mut bytes| bytes.read_to_end(&mut stored)).expect("the payload is read");
         assert_eq!(read_note(&stored).map(|(writer, _)| writer), Some("db1".to_owned()));
         assert_eq!(read_note(b"something else"), None);
     }
@@ -280,6 +448,6 @@ mod tests {
             let error = || ArchiveError::Refused { reason: String::new(), hint: String::new() };
             if offset == 2 * PIECE as u64 { Err(error()) } else { Ok(()) }
         };
-        assert!(encode(&source, &folder.path().join("target"), &method, &refuse).is_err());
+        assert!(encode(&source, &folder.path().join("target"), &method, &refuse, &Bench::new(2)).is_err());
     }
 }

@@ -115,10 +115,19 @@ impl Explain for ArchiveError {
             }
             ArchiveError::Hole { name, .. } => Some(format!(
                 "Find '{name}' in pg_wal of the old primary or of a standby and run 'archive-wal' on it there, then start \
-                 the recovery again; to stop before it on purpose, set a recovery target that lies before it."
+                 the recovery again; to stop before it on purpose, set a recovery target that lies before it (and recovery_prefetch = off, from PostgreSQL 15 on)."
             )),
             ArchiveError::Elsewhere(failure) => failure.hint.clone(),
-            ArchiveError::Ship(_) | ArchiveError::Io { .. } => None,
+            ArchiveError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("Free space on that file system; until then the WAL stays where it is.".to_owned())
+                }
+                io::ErrorKind::PermissionDenied => {
+                    Some("It must belong to the user that PostgreSQL runs as.".to_owned())
+                }
+                _ => None,
+            },
+            ArchiveError::Ship(_) => None,
         }
     }
 }

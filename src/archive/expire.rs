@@ -130,7 +130,9 @@ pub fn remove_before(
     folders.sort_by(|a, b| (log_of(&a.name), &a.name).cmp(&(log_of(&b.name), &b.name)));
     for folder in folders {
         let path = wal.join(&folder.name).map_err(StoreError::from)?;
-        let entries = archive.store.list(&path)?.unwrap_or_default();
+        let mut entries = archive.store.list(&path)?.unwrap_or_default();
+        // Oldest first, so that a pass that ends early leaves no gap behind it.
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
         let total = entries.len();
         let mut gone = 0;
         for entry in entries {

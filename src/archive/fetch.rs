@@ -1,25 +1,28 @@
 //! `restore_command`: looks for one file in the places, in order, and hands it over only when its content is proven.
 //!
-//! PostgreSQL believes whatever it is handed: a full-size file of garbage ends recovery without an error. So this is the
-//! only place that can know. A copy that fails the check is as if that place could not tell, and the next place is
+//! PostgreSQL believes whatever it is handed: a full-size file of garbage ends recovery without an error. So this is
+//! the only place that can know. A copy that fails the check is as if that place could not tell, and the next place is
 //! asked; the answer "absent" needs every place to have said so.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
 use super::layout;
 use super::places::{Site, Sites};
 use super::queue::{self, Queue};
+use super::situation;
 use super::spool::{Spool, remove_if_there};
 use crate::config::{Config, PlaceWord};
-use crate::error::{Class, Explain};
+use crate::error::{Class, Explain, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::Encoding;
 use crate::wal::segment::{Checker, Ending, Expected, SegmentReport};
@@ -27,7 +30,10 @@ use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentSize, SystemId, WalName};
 
 /// How much is decoded, checked and written at a time, in bytes.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
+
+/// How many such pieces are on their way from the decoder.
+const PIECES: usize = 4;
 
 /// Fetches files by one configuration. Shared by all threads of a process.
 pub struct Fetcher {
@@ -71,6 +77,7 @@ struct Found {
     encoding: Encoding,
     place: String,
     identity: Option<(SystemId, SegmentSize)>,
+    modified: Option<SystemTime>,
 }
 
 /// One place to look in.
@@ -95,28 +102,69 @@ impl Fetcher {
     }
 
     /// Puts the file called `name` at `target`, whole and checked, or says that no place holds it.
-    pub fn fetch(&self, name: WalName, target: &Path, asker: Option<Asker>) -> Result<Answer, ArchiveError> {
-        let mut reasons = Vec::new();
-        let mut worst: Option<(Class, Option<String>)> = None;
+    ///
+    /// `target` must be a name that nobody else uses: it is written while it is checked. A place that was down a moment
+    /// ago is asked last, and only if `thorough`; otherwise that it was down is its answer.
+    pub fn fetch(
+        &self,
+        name: WalName,
+        target: &Path,
+        asker: Option<Asker>,
+        thorough: bool,
+    ) -> Result<Answer, ArchiveError> {
+        let mut trouble = Trouble::default();
+        let mut left_out = Vec::new();
         for source in self.sources() {
-            match self.fetch_from(&source, name, target, asker) {
-                Ok(Some(mut handed)) => {
-                    handed.notices = reasons;
-                    return Ok(Answer::Handed(handed));
-                }
-                Ok(None) => {}
+            if let Some(failure) = self.recently_down(&source) {
+                left_out.push((source, failure));
+            } else if let Some(handed) = self.ask(&source, name, target, asker, &mut trouble) {
+                return Ok(Answer::Handed(handed));
+            }
+        }
+        for (source, failure) in left_out {
+            if !thorough {
+                trouble.add(&ArchiveError::Elsewhere(failure));
+            } else if let Some(handed) = self.ask(&source, name, target, asker, &mut trouble) {
+                return Ok(Answer::Handed(handed));
+            }
+        }
+        trouble.answer(name)
+    }
+
+    /// Asks one place and keeps what went wrong.
+    fn ask(
+        &self,
+        source: &Source,
+        name: WalName,
+        target: &Path,
+        asker: Option<Asker>,
+        trouble: &mut Trouble,
+    ) -> Option<Handed> {
+        let found = self.fetch_from(source, name, target, asker);
+        if let Source::Site(site) = source {
+            match &found {
+                Ok(_) => site.mark_up(),
                 Err(error) => {
-                    if let Source::Site(site) = &source {
-                        site.close();
+                    site.close();
+                    if !site.own && situation::is_outage(error.class()) {
+                        site.mark_down(&trouble.portable(error));
                     }
-                    worst.get_or_insert((error.class(), error.hint()));
-                    reasons.push(error.to_string());
                 }
             }
         }
-        match worst {
-            None => Ok(Answer::Absent),
-            Some((class, hint)) => Err(ArchiveError::CannotTell { name, class, reasons, hint }),
+        match found {
+            Ok(handed) => handed.map(|handed| Handed { notices: std::mem::take(&mut trouble.reasons), ..handed }),
+            Err(error) => {
+                trouble.add(&error);
+                None
+            }
+        }
+    }
+
+    fn recently_down(&self, source: &Source) -> Option<Failure> {
+        match source {
+            Source::Site(site) if !site.own => site.recently_down(self.config.archive.retry),
+            _ => None,
         }
     }
 
@@ -176,7 +224,13 @@ impl Fetcher {
         for encoding in self.encodings(name) {
             if let Some(reader) = archive.store.open(&layout::stored(name, encoding))? {
                 let identity = Some((archive.identity.system_identifier, archive.identity.segment_size));
-                return Ok(Some(Found { reader, encoding, place: archive.store.place().to_string(), identity }));
+                return Ok(Some(Found {
+                    reader,
+                    encoding,
+                    place: archive.store.place().to_string(),
+                    identity,
+                    modified: None,
+                }));
             }
         }
         Ok(None)
@@ -187,7 +241,9 @@ impl Fetcher {
             if let Some(queued) = Queue::new(&self.spool, &node).find(name)? {
                 let file = File::open(&queued.path).map_err(ArchiveError::io("open", &queued.path))?;
                 let place = format!("queue for {node}");
-                return Ok(Some(Found { reader: Box::new(file), encoding: queued.encoding, place, identity: None }));
+                let modified = file.metadata().and_then(|data| data.modified()).ok();
+                let (reader, encoding) = (Box::new(file), queued.encoding);
+                return Ok(Some(Found { reader, encoding, place, identity: None, modified }));
             }
         }
         Ok(None)
@@ -200,42 +256,90 @@ impl Fetcher {
         std::iter::once(first).chain(others).collect()
     }
 
-    /// When the first place that holds the file got it, by that machine's clock; for `restore.delay`.
-    pub fn stored_at(&self, name: WalName) -> Result<Option<SystemTime>, ArchiveError> {
-        for site in self.sites() {
-            let archive = site.archive()?;
-            for encoding in self.encodings(name) {
-                if let Some(entry) = archive.store.look(&layout::stored(name, encoding))? {
-                    return Ok(Some(entry.modified));
-                }
+    /// When the first place that holds the file and can say so got it, by that machine's clock; for `restore.delay`.
+    pub fn stored_at(&self, name: WalName) -> Option<SystemTime> {
+        self.sources().iter().filter(|source| self.recently_down(source).is_none()).find_map(|source| match source {
+            Source::Site(site) => {
+                let archive = site.archive().ok()?;
+                let mut stored = self.encodings(name).into_iter().map(|encoding| layout::stored(name, encoding));
+                stored.find_map(|path| archive.store.look(&path).ok().flatten()).map(|entry| entry.modified)
             }
-        }
-        Ok(None)
+            Source::Queues => {
+                let found = self.find_in_queues(name).ok().flatten()?;
+                found.modified
+            }
+        })
     }
 }
 
-/// Decodes into a temporary file beside the target, checks, and only then gives it the target's name.
-fn hand_over(found: Found, name: WalName, target: &Path, asker: Option<Asker>) -> Result<Handed, ArchiveError> {
-    let temporary = temporary(target);
-    let place = found.place.clone();
-    let copied = copy_checked(found, name, &temporary, asker);
-    let report = match copied {
-        Ok(report) => report,
-        Err(error) => {
-            // The error matters; whoever writes here next overwrites the leftover.
-            let _ = remove_if_there(&temporary);
-            return Err(error);
-        }
-    };
-    fs::rename(&temporary, target).map_err(ArchiveError::io("rename to", target))?;
-    Ok(Handed { from: place, valid_until: report.map(|report| report.valid_until), notices: Vec::new() })
+/// What kept places from telling, in the order they were asked.
+#[derive(Default)]
+struct Trouble {
+    reasons: Vec<String>,
+    worst: Option<(Class, Option<String>)>,
 }
 
-/// Where a file is checked before it takes the target's name.
-pub fn temporary(target: &Path) -> PathBuf {
+impl Trouble {
+    /// What somebody has to mend outweighs what will pass.
+    fn add(&mut self, error: &ArchiveError) {
+        let passing = self.worst.as_ref().is_none_or(|(class, _)| situation::is_outage(*class));
+        if self.worst.is_none() || (passing && !situation::is_outage(error.class())) {
+            self.worst = Some((error.class(), error.hint()));
+        }
+        self.reasons.push(self.portable(error).message);
+    }
+
+    fn portable(&self, error: &ArchiveError) -> Failure {
+        Failure { class: error.class(), message: crate::error::chain(error), hint: error.hint() }
+    }
+
+    fn answer(self, name: WalName) -> Result<Answer, ArchiveError> {
+        match self.worst {
+            None => Ok(Answer::Absent),
+            Some((class, hint)) => Err(ArchiveError::CannotTell { name, class, reasons: self.reasons, hint }),
+        }
+    }
+}
+
+/// Decodes and checks; what did not pass is not left behind.
+fn hand_over(found: Found, name: WalName, target: &Path, asker: Option<Asker>) -> Result<Handed, ArchiveError> {
+    let place = found.place.clone();
+    match copy_checked(found, name, target, asker) {
+        Ok(report) => {
+            Ok(Handed { from: place, valid_until: report.map(|report| report.valid_until), notices: Vec::new() })
+        }
+        Err(error) => {
+            // The error matters; what stays under a private name is swept later.
+            let _ = remove_if_there(target);
+            Err(error)
+        }
+    }
+}
+
+/// What stands between a target's name and the process that checks a file for it.
+const MARK: &str = ".pgwarm-";
+
+/// A name beside the target that nobody used before, to check a file under before it takes the target's name. A worker
+/// that is slow to notice that nobody waits any more then writes where nobody looks.
+pub fn landing(target: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".pgwarm-{}", std::process::id()));
+    name.push(format!("{MARK}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     target.with_file_name(name)
+}
+
+/// Removes what killed calls left beside the target.
+pub fn sweep_landings(target: &Path) {
+    let Some(folder) = target.parent() else { return };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.split_once(MARK)?.1.split_once('-')?.0.parse().ok());
+        let Some(owner) = owner.and_then(Pid::from_raw) else { continue };
+        if test_kill_process(owner) == Err(rustix::io::Errno::SRCH) {
+            // The next recovery tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn copy_checked(
@@ -245,8 +349,8 @@ fn copy_checked(
     asker: Option<Asker>,
 ) -> Result<Option<SegmentReport>, ArchiveError> {
     let damaged = |place: &str, detail: String| ArchiveError::NotTheWal { name, place: place.to_owned(), detail };
-    let Found { reader, encoding, place, identity } = found;
-    let mut reader = encoding.decoder(reader).map_err(|error| damaged(&place, error.to_string()))?;
+    let Found { reader, encoding, place, identity, .. } = found;
+    let reader = encoding.decoder(reader).map_err(|error| damaged(&place, error.to_string()))?;
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(target);
     let mut out = out.map_err(ArchiveError::io("create", target))?;
     let Some(segment) = name.segment().filter(|_| name.holds_wal()) else {
@@ -260,17 +364,13 @@ fn copy_checked(
         size: whose.map(|(_, size)| size),
         partial,
     });
-    let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
-    loop {
-        let count = read_full(&mut reader, &mut buffer).map_err(|error| damaged(&place, error.to_string()))?;
-        if count == 0 {
-            break;
-        }
-        checker.feed(offset, &buffer[..count]).map_err(|error| damaged(&place, error.to_string()))?;
-        out.write_all(&buffer[..count]).map_err(ArchiveError::io("write", target))?;
-        offset += count as u64;
-    }
+    let decoded = in_pieces(reader, |piece| {
+        checker.feed(offset, piece).map_err(|error| damaged(&place, error.to_string()))?;
+        offset += piece.len() as u64;
+        out.write_all(piece).map_err(ArchiveError::io("write", target))
+    });
+    decoded?.map_err(|error| damaged(&place, error.to_string()))?;
     let report = checker.finish().map_err(|error| damaged(&place, error.to_string()))?;
     if let Ending::Torn { at, why } = &report.ends
         && !partial
@@ -282,6 +382,45 @@ fn copy_checked(
         out.set_len(report.first_page.segment_size.bytes()).map_err(ArchiveError::io("extend", target))?;
     }
     Ok(Some(report))
+}
+
+/// Reads to the end on a thread of its own, so that decoding and what is done with the pieces overlap. The outer error
+/// is that of `take`, the inner one that of the reader.
+fn in_pieces(
+    mut reader: Box<dyn Read + Send + '_>,
+    mut take: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
+) -> Result<std::io::Result<()>, ArchiveError> {
+    std::thread::scope(|scope| {
+        let (give, full) = mpsc::sync_channel::<std::io::Result<Vec<u8>>>(PIECES);
+        let (give_back, empty) = mpsc::channel();
+        for _ in 0..PIECES {
+            // The receiver is right here.
+            let _ = give_back.send(vec![0; CHUNK]);
+        }
+        scope.spawn(move || {
+            while let Ok(mut buffer) = empty.recv() {
+                buffer.resize(CHUNK, 0);
+                let piece = read_full(&mut *reader, &mut buffer).map(|count| buffer.truncate(count)).map(|()| buffer);
+                let last = piece.as_ref().map_or(true, |piece| piece.len() < CHUNK);
+                if give.send(piece).is_err() || last {
+                    return;
+                }
+            }
+        });
+        for piece in full {
+            match piece {
+                Ok(piece) => {
+                    if !piece.is_empty() {
+                        take(&piece)?;
+                    }
+                    // Nobody wants it back once the end is read.
+                    let _ = give_back.send(piece);
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(()))
+    })
 }
 
 /// Checks a segment that lies on this machine; none where it does not exist.

@@ -1,8 +1,8 @@
 //! Drains `pg_wal` of a server that is stopped: everything up to its last checkpoint, and nothing behind it.
 //!
 //! Behind the last checkpoint lie recycled segments under future names: old content that must never be shipped. The
-//! segment that holds the checkpoint is usually not full; it goes as `.partial`, so that a server which is started again
-//! can still complete and archive it under its own name.
+//! segment that holds the checkpoint is usually not full; it goes as `.partial`, so that a server which is started
+//! again can still complete and archive it under its own name.
 
 use std::fs;
 use std::io;
@@ -73,7 +73,7 @@ fn is_archived(wal: &Path, name: WalName) -> Result<bool, ArchiveError> {
 fn refuse_unless_stopped(pgdata: &Path, control: &ControlFile) -> Result<(), ArchiveError> {
     let hint = "Stop the server first ('pg_ctl stop -m fast'); a running server ships its WAL itself.".to_owned();
     let pid = pgdata.join("postmaster.pid");
-    if pid.exists() {
+    if pid.try_exists().map_err(ArchiveError::io("look up", &pid))? {
         let reason = format!("'{}' exists: the server runs, or was not stopped cleanly", pid.display());
         return Err(ArchiveError::Refused { reason, hint });
     }

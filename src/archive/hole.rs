@@ -8,7 +8,7 @@ use std::io::Read;
 use super::ArchiveError;
 use super::layout;
 use super::places::Archive;
-use crate::store::{Encoding, StoreError};
+use crate::store::{Encoding, EntryKind, StoreError, StorePath};
 use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentName, SegmentNumber, TimelineId, WalName};
 
@@ -20,8 +20,7 @@ const HISTORY_MAX: u64 = 1 << 20;
 
 /// Says what shows that WAL followed the absent segment, or nothing where it may well be the end.
 ///
-/// Only the folder of the segment, the next one and the histories of later timelines are looked at, so the cost does
-/// not grow with the archive.
+/// It is asked once, at the end of a recovery, and lists a folder for each 4 GiB of WAL at most.
 pub fn evidence(missing: SegmentName, archive: &Archive) -> Result<Option<String>, ArchiveError> {
     let size = archive.identity.segment_size;
     let Some(number) = missing.number(size) else { return Ok(None) };
@@ -42,15 +41,20 @@ fn beginning(timeline: TimelineId, archive: &Archive) -> Result<SegmentNumber, A
     Ok(begun.unwrap_or(Lsn::INVALID).segment(archive.identity.segment_size))
 }
 
+/// Only folders that are there are listed, the nearest first, and the first WAL found in one ends the search.
 fn later_segment(
     missing: SegmentName,
     number: SegmentNumber,
     archive: &Archive,
 ) -> Result<Option<WalName>, ArchiveError> {
     let size = archive.identity.segment_size;
-    let next_log = SegmentNumber((number.0 / size.segments_per_log() + 1) * size.segments_per_log());
-    for folder in [missing, SegmentName::new(missing.timeline(), next_log, size)] {
-        for entry in archive.store.list(&layout::folder(folder))?.unwrap_or_default() {
+    let own = missing.folder().to_string();
+    let mut folders = folders(missing.timeline(), archive)?;
+    folders.retain(|folder| *folder >= own);
+    folders.sort();
+    for folder in folders {
+        let path = wal_folder()?.join(&folder).map_err(StoreError::from)?;
+        for entry in archive.store.list(&path)?.unwrap_or_default() {
             let Ok(name) = Encoding::split(&entry.name).0.parse::<WalName>() else { continue };
             let there = name.segment().filter(|_| name.holds_wal()).and_then(|segment| segment.number(size));
             if there.is_some_and(|there| there > number) {
@@ -59,6 +63,26 @@ fn later_segment(
         }
     }
     Ok(None)
+}
+
+/// The folders of a timeline; there is one for 4 GiB of WAL.
+fn folders(timeline: TimelineId, archive: &Archive) -> Result<Vec<String>, ArchiveError> {
+    let prefix = format!("{:08X}", timeline.0);
+    let entries = archive.store.list(&wal_folder()?)?.unwrap_or_default();
+    let folders = entries.into_iter().filter(|entry| entry.kind == EntryKind::Folder && entry.name.len() == 16);
+    Ok(folders.map(|entry| entry.name).filter(|name| name.starts_with(&prefix)).collect())
+}
+
+fn wal_folder() -> Result<StorePath, ArchiveError> {
+    Ok(layout::WAL.parse::<StorePath>().map_err(StoreError::from)?)
+}
+
+/// Says what shows that a timeline was there whose history is absent: recovery would stop at its parent, and a
+/// promotion would take its number.
+pub fn lost_history(timeline: TimelineId, archive: &Archive) -> Result<Option<String>, ArchiveError> {
+    // The first timeline has no history.
+    let lost = timeline.0 > 1 && !folders(timeline, archive)?.is_empty();
+    Ok(lost.then(|| format!("WAL of timeline {timeline} is in the {}", archive.store.place())))
 }
 
 /// A later timeline that left this one behind the missing segment shows that it existed.
@@ -83,6 +107,21 @@ fn later_timeline(
         }
     }
     Ok(None)
+}
+
+/// True where a later timeline left this one in this segment or before it, so that it is not going to come.
+pub fn is_left_behind(segment: SegmentName, archive: &Archive) -> Result<bool, ArchiveError> {
+    let size = archive.identity.segment_size;
+    let Some(number) = segment.number(size) else { return Ok(false) };
+    let own = segment.timeline().0;
+    for timeline in (own + 1..=own.saturating_add(TIMELINES_MAX)).map(TimelineId) {
+        let Some(history) = history(timeline, archive)? else { break };
+        let mut parents = history.ancestors.iter().filter(|ancestor| ancestor.timeline == segment.timeline());
+        if parents.any(|left| left.switch_point.segment(size) <= number) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn history(timeline: TimelineId, archive: &Archive) -> Result<Option<TimelineHistory>, ArchiveError> {
@@ -138,6 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn wal_far_behind_a_long_gap_shows_a_hole() {
+        let archive = archive(&[("000000010000000000000009", ""), ("000000010000000700000003", "")]);
+        assert!(shown("00000001000000000000000A", &archive));
+        assert!(!shown("000000010000000700000004", &archive));
+    }
+
+    #[test]
+    fn a_timeline_without_its_history_is_a_hole() {
+        let archive = archive(&[("00000001000000000000000E", ""), ("00000002000000000000000E", "")]);
+        let lost = |timeline| lost_history(TimelineId(timeline), &archive).expect("it looks").is_some();
+        assert_eq!([lost(1), lost(2), lost(3)], [false, true, false]);
+    }
+
+    #[test]
     fn the_partial_tail_of_an_ended_timeline_is_no_hole() {
         let archive =
             archive(&[("00000001000000000000000E.partial", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
@@ -148,6 +201,16 @@ mod tests {
     fn the_failover_hole_is_seen_by_the_history_of_the_next_timeline() {
         let archive = archive(&[("000000010000000000000009", ""), ("00000002.history", "1\t0/E000100\tno target\n")]);
         assert!(shown("00000001000000000000000A", &archive));
+    }
+
+    #[test]
+    fn a_timeline_that_ended_is_not_waited_for() {
+        let archive = archive(&[("00000002.history", "1\t0/E000100\tno target\n")]);
+        let left = |name: &str| {
+            is_left_behind(name.parse().expect("because the test names a segment"), &archive).expect("it looks")
+        };
+        let names = ["00000001000000000000000D", "00000001000000000000000E", "00000002000000000000000F"];
+        assert_eq!(names.map(left), [false, true, false]);
     }
 
     #[test]

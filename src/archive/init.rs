@@ -1,6 +1,7 @@
 //! Makes archives: the folder of the cluster and its identity file, here or on another node, at once or later.
 //!
-//! Making one that is there already is no error where the identity is the same: a new place is added by running it again.
+//! Making one that is there already is no error where the identity is the same: a new place is added by running it
+//! again.
 
 use std::fs;
 

@@ -2,9 +2,16 @@
 //!
 //! Reading order: [`layout`] says where a file stands in an archive, [`identity`] whose archive it is, [`spool`] what
 //! this machine keeps beside it. [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
-//! [`expire`] removes. The [`worker`] does the first two ahead of time with the same code.
+//! [`expire`] removes; [`audit`] says whether what is there is whole: [`survey`], [`continuity`], [`verify`],
+//! [`window`], [`copies`]. The [`worker`] does the first two ahead of time with the same code.
 
+pub mod acknowledged;
+pub mod audit;
+pub mod backups;
+pub mod confirm;
 pub mod consumers;
+pub mod continuity;
+pub mod copies;
 pub mod delivery;
 pub mod dispute;
 pub mod encode;
@@ -16,13 +23,20 @@ pub mod hole;
 pub mod identity;
 pub mod init;
 pub mod layout;
+pub mod mark;
 pub mod places;
+pub mod prove;
 pub mod push;
 pub mod queue;
 pub mod relay;
 pub mod shipping;
+pub mod situation;
 pub mod spool;
+pub mod stored;
+pub mod survey;
+pub mod verify;
 pub mod waiting;
+pub mod window;
 pub mod worker;
 
 pub use error::ArchiveError;

@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::ArchiveError;
 use super::consumers;
 use super::delivery::{self, Delivery};
-use super::encode::{Method, Source, Stamp, encode};
+use super::encode::{Bench, Method, Source, Stamp, encode};
 use super::layout;
 use super::places::{Site, Sites};
 use super::queue::Queue;
 use super::shipping;
 use super::spool::{Spool, remove_if_there};
 use crate::config::{Ack, Config, Shipping};
-use crate::error::{Class, Explain, Failure};
+use crate::error::{Class, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
@@ -43,6 +43,7 @@ pub struct Pusher {
     sites: Arc<Sites>,
     spool: Spool,
     payloads: AtomicU64,
+    bench: Bench,
 }
 
 /// A file that PostgreSQL may forget.
@@ -70,12 +71,24 @@ impl Pusher {
     /// A pusher with this configuration.
     pub fn new(config: &Arc<Config>, sites: &Arc<Sites>) -> Self {
         let spool = Spool::new(&config.local.spool);
-        Pusher { config: Arc::clone(config), sites: Arc::clone(sites), spool, payloads: AtomicU64::new(0) }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Pusher {
+            config: Arc::clone(config),
+            sites: Arc::clone(sites),
+            spool,
+            payloads: AtomicU64::new(0),
+            bench: Bench::new(cores),
+        }
     }
 
     /// Removes what killed processes left in the spool.
     pub fn sweep(&self) {
         self.spool.sweep(LEFTOVER_AGE);
+    }
+
+    /// True where files are shipped; while they are refused or discarded, nothing may be done ahead of the asking.
+    pub fn is_armed(&self) -> bool {
+        matches!(shipping::mode(&self.spool, self.config.archive.shipping), Ok(Shipping::Armed))
     }
 
     /// Makes one file safe, as `ack` means it, or says why not. `threads` cores compress it.
@@ -148,7 +161,7 @@ impl Pusher {
             runs.lock().unwrap_or_else(PoisonError::into_inner).push(run);
             Ok(())
         };
-        let encoded = encode(source, &target, &method, &inspect).and_then(|payload| {
+        let encoded = encode(source, &target, &method, &inspect, &self.bench).and_then(|payload| {
             let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
             known.as_ref().map_or(Ok(()), |known| join(known, runs, &source.path))?;
             Ok(payload)
@@ -194,7 +207,7 @@ impl Pusher {
             let alternates = self.alternates(places);
             let more = Deadline::after(deadline.remaining().mul_f64(PLACES_SHARE));
             for (site, error) in self.send(&mut delivery, &alternates, whose, more) {
-                log::warn!("the alternate {} did not take '{}': {error}", site.name(), delivery.name);
+                log::warn!("the alternate {} did not take '{}': {}", site.name(), delivery.name, Failure::of(&error));
                 if !error.is_outage() {
                     failures.push((site, error));
                 }
@@ -242,7 +255,7 @@ impl Pusher {
     fn queue(&self, site: &Site, delivery: &Delivery, error: &ArchiveError) -> Result<Failure, ArchiveError> {
         let free_min = self.config.queue.free_min;
         Queue::new(&self.spool, site.name()).add(delivery.name, &delivery.payload, free_min)?;
-        let failure = Failure { class: error.class(), message: error.to_string(), hint: error.hint() };
+        let failure = Failure::of(error);
         log::warn!("'{}' waits in the queue for {}: {}", delivery.name, site.name(), failure.message);
         Ok(failure)
     }
@@ -388,7 +401,9 @@ fn join(known: &Known, mut runs: Vec<PageRun>, path: &Path) -> Result<(), Archiv
 
 /// A history must be one; a backup label must begin as one.
 fn check_text(source: &Source, name: WalName) -> Result<(), ArchiveError> {
-    let text = std::fs::read_to_string(&source.path).map_err(ArchiveError::io("read", &source.path))?;
+    // A label or the name of a restore point comes in whatever encoding the server's client had.
+    let bytes = std::fs::read(&source.path).map_err(ArchiveError::io("read", &source.path))?;
+    let text = String::from_utf8_lossy(&bytes);
     match name {
         WalName::History(timeline) => {
             TimelineHistory::parse(timeline, &text).map(|_| ()).map_err(|error| not_the_wal(name, &source.path, error))

@@ -3,7 +3,7 @@
 //! A file in a queue is durable on this machine. It leaves the queue only when the place holds it, durably.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,6 +11,7 @@ use super::ArchiveError;
 use super::dispute;
 use super::layout;
 use super::places::Archive;
+use super::prove::prove;
 use super::spool::{Spool, remove_if_there};
 use crate::store::local::LocalStore;
 use crate::store::ship::{self, ShipError};
@@ -19,6 +20,7 @@ use crate::system::clock::Deadline;
 use crate::system::durable;
 use crate::system::lock::{Lock, Taken};
 use crate::wal::WalName;
+use crate::wal::page::{LONG_HEADER, first_page};
 
 /// The queue for one node.
 #[derive(Debug, Clone)]
@@ -70,17 +72,21 @@ impl Queue {
     pub fn add(&self, name: WalName, payload: &Payload, free_min: u64) -> Result<(), ArchiveError> {
         let folder = self.spool.queue(&self.node);
         self.spool.make(&folder)?;
-        self.guard_space(&folder, free_min)?;
-        let path = folder.join(format!("{name}{}", payload.encoding.extension()));
+        // What waits already costs nothing, so it is looked for before the room is.
         if let Some(there) = self.find(name)? {
             return self.admit_again(&there, payload);
         }
-        payload.open().and_then(|file| file.sync_all()).map_err(ArchiveError::io("fsync", &payload.file))?;
+        self.guard_space(&folder, free_min)?;
+        let path = folder.join(format!("{name}{}", payload.encoding.extension()));
+        let settled = payload.write_file().and_then(|()| fs::File::open(&payload.file)?.sync_all());
+        settled.map_err(ArchiveError::io("fsync", &payload.file))?;
         match fs::hard_link(&payload.file, &path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(ArchiveError::io("queue", path)(error));
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = Queued { name, encoding: payload.encoding, path };
+                return self.admit_again(&there, payload);
             }
-            _ => {}
+            Err(error) => return Err(ArchiveError::io("queue", path)(error)),
+            Ok(()) => {}
         }
         durable::sync_directory(&folder).map_err(ArchiveError::io("fsync", folder))
     }
@@ -170,9 +176,13 @@ impl Queue {
         Ok(contents)
     }
 
-    /// True where nothing waits; one lookup, however long the queue.
+    /// True where nothing waits; one lookup, however long the queue. One that cannot be read is not empty: whoever goes
+    /// on to list it learns why.
     pub fn is_empty(&self) -> bool {
-        fs::read_dir(self.spool.queue(&self.node)).map_or(true, |mut entries| entries.next().is_none())
+        match fs::read_dir(self.spool.queue(&self.node)) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Sends what waits, until the queue is empty, the time is over, or the place fails. One process drains a queue
@@ -191,30 +201,56 @@ impl Queue {
         let Taken::Held(_one_drainer) = Lock::try_take(&lock).map_err(ArchiveError::io("lock", &lock))? else {
             return Ok(Drained { count: 0, empty: false });
         };
+        let mut refused = None;
         for queued in self.list()? {
             if deadline.expired() {
                 drained.empty = false;
                 break;
             }
-            shipped(&queued, self.send(&queued, archive)?);
-            drained.count += 1;
+            match self.send(&queued, archive) {
+                Ok(size) => {
+                    shipped(&queued, size);
+                    drained.count += 1;
+                }
+                Err(error) if error.is_outage() => return Err(error),
+                // One file that is refused must not keep back all that come after it.
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
-        Ok(drained)
+        refused.map_or(Ok(drained), Err)
     }
 
     fn send(&self, queued: &Queued, archive: &Archive) -> Result<u64, ArchiveError> {
         let payload =
             Payload::of_file(&queued.path, queued.encoding).map_err(ArchiveError::io("read", &queued.path))?;
+        admit(queued, &payload, archive)?;
+        prove(&payload, queued.name, &archive.identity)?;
         match ship::ship(&layout::stem(queued.name), &payload, &*archive.store) {
             Ok(_) => {}
             Err(ShipError::Occupied { path, .. }) => {
-                return Err(dispute::settle(queued.name, &payload, archive, &path));
+                dispute::resolve(queued.name, &payload, archive, &path)?;
             }
             Err(error) => return Err(error.into()),
         }
         remove_if_there(&queued.path).map_err(ArchiveError::io("remove", &queued.path))?;
         Ok(payload.size)
     }
+}
+
+/// A file may have waited while the archive was made anew for another cluster: its first page says whose it is.
+fn admit(queued: &Queued, payload: &Payload, archive: &Archive) -> Result<(), ArchiveError> {
+    if !queued.name.holds_wal() {
+        return Ok(());
+    }
+    let mut first = [0; LONG_HEADER];
+    let stored = payload.open().and_then(|file| queued.encoding.decoder(file));
+    stored.and_then(|mut wal| wal.read_exact(&mut first)).map_err(ArchiveError::io("read", &queued.path))?;
+    let header = first_page(&first).map_err(|error| ArchiveError::NotTheWal {
+        name: queued.name,
+        place: queued.path.display().to_string(),
+        detail: error.to_string(),
+    })?;
+    archive.identity.admit(archive.store.place(), header.system_id, header.segment_size)
 }
 
 /// The order of sending: histories before all, then by timeline and position, as PostgreSQL's archiver does.

@@ -1,31 +1,39 @@
 //! Carries WAL on: what is in this node's archive and not in a target's goes there; queues are drained on the way.
 //!
-//! Histories go first, then segments oldest first, and never past a hole. A cursor remembers how far a target has got,
-//! so a turn looks only at what came since; the cursor is a cache, and without it the listings tell the same.
+//! Histories go first, then the segments of each timeline, oldest first, never past one that is missing. A cursor tells
+//! how far a target has got, so a turn looks only at the folder where each timeline ends and the one where it began;
+//! the cursor is a cache, and without it the listings tell the same. A backup label that comes more than a log id late
+//! is found without the cursor only.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs;
+mod cursor;
+mod folder;
+mod pace;
+
 use std::io::Read;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::ArchiveError;
 use super::consumers::{self, Record};
 use super::dispute;
+use super::hole;
 use super::layout;
 use super::places::{Archive, Site};
-use super::queue::{Queue, order};
+use super::prove::prove;
+use super::queue::Queue;
 use super::spool::Spool;
 use crate::config::Config;
-use crate::store::ship::{self, ShipError};
-use crate::store::{Encoding, Entry, EntryKind, Payload, StoreError, StorePath};
+use crate::error::{Explain, Failure};
+use crate::store::ship::{self, ShipError, Shipped};
+use crate::store::{Encoding, EntryKind, Payload, StoreError, StorePath};
 use crate::system::clock::Deadline;
-use crate::system::durable;
 use crate::wal::timeline::TimelineHistory;
 use crate::wal::{SegmentName, SegmentNumber, TimelineId, WalName};
+
+use cursor::{Cursor, Progress};
+use folder::{Folder, StoredFile};
+pub use pace::Pace;
 
 /// How many files are on their way to one target at a time.
 const WINDOW: usize = 8;
@@ -33,20 +41,23 @@ const WINDOW: usize = 8;
 /// How long one turn may spend on a queue before it looks at the archive.
 const QUEUE_SHARE: Duration = Duration::from_secs(600);
 
+/// How far beyond the newest timeline histories are looked for: one may be missing before the next.
+const TIMELINES_AHEAD: u32 = 16;
+
 /// What a relay is told of its progress.
 pub trait Watcher {
     /// A file has reached its target: the name and the stored size in bytes.
     fn shipped(&mut self, target: &str, name: WalName, bytes: u64);
-    /// So many files of one folder are to go.
+    /// So many files of so many bytes more are to go.
     fn found(&mut self, target: &str, files: usize, bytes: u64);
 }
 
-/// How a turn for one target ended.
+/// What a turn for one target has done, also where it failed in the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Turn {
     /// The node.
     pub target: String,
-    /// Files sent from the archive.
+    /// Files sent from the archive that were not there.
     pub relayed: u64,
     /// Files sent from the queue.
     pub drained: u64,
@@ -56,93 +67,116 @@ pub struct Turn {
     pub hole: Option<String>,
 }
 
-/// Where a target has got to, a timeline each: every segment before this number is there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Cursor {
-    next: BTreeMap<u32, u64>,
-    histories: u32,
-}
-
-/// Relays from this node's archive to one target.
+/// Relays from this node's archive and queue to one target.
 pub struct Relay<'a> {
-    config: &'a Config,
-    spool: Spool,
-    own: Option<Archive>,
-    own_root: PathBuf,
-    target: Arc<Site>,
-    dry_run: bool,
+    /// The configuration.
+    pub config: &'a Config,
+    /// The archive that the target's is to follow; none: only the queue is drained.
+    pub own: Option<&'a Site>,
+    /// Where everything goes.
+    pub target: &'a Site,
+    /// How fast.
+    pub pace: &'a Pace,
+    /// Compares everything, as if there were no cursor.
+    pub full: bool,
+    /// Looks and counts, and changes nothing.
+    pub dry_run: bool,
 }
 
-impl<'a> Relay<'a> {
-    /// A relay from the own archive, if this node has one, to `target`.
-    pub fn new(
-        config: &'a Config,
-        own: Option<&Arc<Site>>,
-        target: &Arc<Site>,
-        dry_run: bool,
-    ) -> Result<Self, ArchiveError> {
-        let own_root = config.own().archive.clone().unwrap_or_default().join(&config.cluster.name);
-        Ok(Relay {
-            config,
-            spool: Spool::new(&config.local.spool),
-            own: own.map(|site| site.archive()).transpose()?,
-            own_root,
-            target: Arc::clone(target),
-            dry_run,
-        })
-    }
+/// Both ends of a turn, open.
+struct Ends {
+    own: Archive,
+    target: Archive,
+}
 
-    /// Makes the target hold what is here; `relays` says whether its archive is to follow the own one, else only its
-    /// queue is drained.
-    pub fn turn(&self, relays: bool, watcher: &mut dyn Watcher) -> Result<Turn, ArchiveError> {
-        let mut turn = Turn { target: self.target.name().to_owned(), ..Turn::default() };
-        let queue = Queue::new(&self.spool, self.target.name());
-        let waiting = !queue.is_empty();
-        let follows = relays && self.own.is_some();
-        if !waiting && !follows {
-            return Ok(turn);
+impl Relay<'_> {
+    /// Makes the target hold what is here. What was done until an error stands in `turn`.
+    pub fn turn(&self, turn: &mut Turn, watcher: &mut dyn Watcher) -> Result<(), ArchiveError> {
+        turn.target = self.target.name().to_owned();
+        let queue = Queue::new(&Spool::new(&self.config.local.spool), self.target.name());
+        let waits = !queue.is_empty();
+        if !waits && self.own.is_none() {
+            return Ok(());
         }
-        let target = self.target.archive()?;
-        if waiting && !self.dry_run {
-            let name = self.target.name().to_owned();
-            let mut bytes = 0;
-            let drained = queue.drain(&target, Deadline::after(QUEUE_SHARE), &mut |queued, size| {
-                bytes += size;
-                watcher.shipped(&name, queued.name, size);
-            })?;
-            (turn.drained, turn.bytes) = (drained.count, bytes);
-        }
-        if let Some(own) = self.own.as_ref().filter(|_| relays) {
+        let target = self.open_target()?;
+        let own = self.own.map(Site::archive);
+        if let Some(Ok(own)) = &own {
             target.identity.admit(target.store.place(), own.identity.system_identifier, own.identity.segment_size)?;
-            self.follow(own, &target, &mut turn, watcher)?;
         }
-        Ok(turn)
+        let drained = if waits { self.drain(&queue, &target, turn, watcher) } else { Ok(()) };
+        if drained.as_ref().is_err_and(ArchiveError::is_outage) {
+            return drained;
+        }
+        // A queue that stands still, at a conflict say, does not stop what the archive holds.
+        let followed = match own {
+            Some(own) => own.and_then(|own| self.follow(&Ends { own, target }, turn, watcher)),
+            None => Ok(()),
+        };
+        drained.and(followed)
     }
 
-    fn follow(
+    fn open_target(&self) -> Result<Archive, ArchiveError> {
+        match self.target.archive() {
+            Ok(archive) => {
+                if !self.dry_run {
+                    self.target.mark_up();
+                }
+                Ok(archive)
+            }
+            Err(error) => {
+                // The caller's message; every process of this node learns that it need not try just now.
+                let down = Failure { class: error.class(), message: error.to_string(), hint: None };
+                if error.is_outage() && !self.dry_run {
+                    self.target.mark_down(&down);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn drain(
         &self,
-        own: &Archive,
+        queue: &Queue,
         target: &Archive,
         turn: &mut Turn,
         watcher: &mut dyn Watcher,
     ) -> Result<(), ArchiveError> {
-        let known = self.load_cursor();
-        let mut cursor = match known.clone() {
-            Some(cursor) => cursor,
-            None => begin(own)?,
-        };
-        self.relay_histories(own, target, &mut cursor, turn, watcher)?;
-        let timelines: Vec<u32> = cursor.next.keys().copied().collect();
-        for timeline in timelines {
-            self.relay_timeline(TimelineId(timeline), own, target, &mut cursor, turn, watcher)?;
-            if turn.hole.is_some() {
-                break;
+        let waiting = queue.contents()?;
+        watcher.found(self.target.name(), waiting.count as usize, waiting.bytes);
+        if self.dry_run {
+            (turn.drained, turn.bytes) = (waiting.count, waiting.bytes);
+            return Ok(());
+        }
+        let mut begun = Instant::now();
+        let drained = queue.drain(target, Deadline::after(QUEUE_SHARE), &mut |queued, size| {
+            turn.drained += 1;
+            turn.bytes += size;
+            watcher.shipped(self.target.name(), queued.name, size);
+            self.pace.pay(size, begun);
+            begun = Instant::now();
+        });
+        drained.map(drop)
+    }
+
+    fn follow(&self, ends: &Ends, turn: &mut Turn, watcher: &mut dyn Watcher) -> Result<(), ArchiveError> {
+        let known = if self.full { None } else { Cursor::load(&ends.target, self.relayer())? };
+        let mut cursor = known.clone().unwrap_or_default();
+        if cursor.timelines.is_empty() {
+            begin(&ends.own, &mut cursor)?;
+        }
+        self.relay_histories(ends, &mut cursor, turn, watcher)?;
+        let timelines: Vec<u32> = cursor.timelines.keys().copied().collect();
+        let mut needed = Vec::new();
+        for timeline in timelines.into_iter().map(TimelineId) {
+            // A hole in one timeline is none in another: what belongs to the next goes on.
+            if let Some(stopped) = self.relay_timeline(timeline, ends, &mut cursor, turn, watcher)? {
+                needed.push(stopped);
             }
         }
-        if !self.dry_run && known.as_ref() != Some(&cursor) {
-            self.save_cursor(&cursor)?;
-            self.report(own, &cursor)?;
-            self.pass_on_records(own, target)?;
+        if !self.dry_run && known.as_ref() != Some(&cursor) && !cursor.timelines.is_empty() {
+            cursor.save(&ends.target, self.relayer())?;
+            self.report(&ends.own, &cursor, needed)?;
+            self.pass_on_records(ends)?;
         }
         Ok(())
     }
@@ -150,246 +184,238 @@ impl<'a> Relay<'a> {
     /// Histories are looked up one timeline number after the other, as PostgreSQL does, so a turn lists nothing.
     fn relay_histories(
         &self,
-        own: &Archive,
-        target: &Archive,
+        ends: &Ends,
         cursor: &mut Cursor,
         turn: &mut Turn,
         watcher: &mut dyn Watcher,
     ) -> Result<(), ArchiveError> {
-        loop {
-            let timeline = TimelineId(cursor.histories.max(1) + 1);
-            let newest = cursor.next.keys().next_back().copied().unwrap_or(0);
-            let Some(file) = own.store.open(&layout::history(timeline))? else {
-                if timeline.0 >= newest {
-                    return Ok(());
-                }
-                // An archive that was begun on a later timeline need not hold the histories before it.
-                cursor.histories = timeline.0;
-                continue;
-            };
-            let begun = begin_of(timeline, file, own)?;
-            let name = WalName::History(timeline);
-            turn.bytes += self.send(name, Encoding::None, target)?;
-            turn.relayed += 1;
-            watcher.shipped(&turn.target, name, 0);
-            cursor.histories = timeline.0;
-            cursor.next.entry(timeline.0).or_insert(begun.0);
-        }
-    }
-
-    /// Follows one timeline, a folder at a time, until nothing more is here or a segment is missing.
-    fn relay_timeline(
-        &self,
-        timeline: TimelineId,
-        own: &Archive,
-        target: &Archive,
-        cursor: &mut Cursor,
-        turn: &mut Turn,
-        watcher: &mut dyn Watcher,
-    ) -> Result<(), ArchiveError> {
-        let size = own.identity.segment_size;
-        loop {
-            let next = SegmentNumber(cursor.next.get(&timeline.0).copied().unwrap_or(0));
-            let first = SegmentName::new(timeline, next, size);
-            let folder = layout::folder(first);
-            let here = files(own.store.list(&folder)?.unwrap_or_default());
-            let batch = Batch::plan(&here, next, first, own)?;
-            if !batch.files.is_empty() {
-                let there = files(target.store.list(&folder)?.unwrap_or_default());
-                let present: HashSet<WalName> = there.iter().map(|file| file.name).collect();
-                let missing: Vec<&StoredFile> =
-                    batch.files.iter().copied().filter(|file| !present.contains(&file.name)).collect();
-                watcher.found(&turn.target, missing.len(), missing.iter().map(|file| file.size).sum());
-                self.send_all(&missing, target, turn, watcher)?;
+        let newest = |cursor: &Cursor| cursor.timelines.keys().next_back().copied().unwrap_or(1);
+        let mut timeline = TimelineId(2);
+        while timeline.0 <= newest(cursor).saturating_add(TIMELINES_AHEAD) {
+            // One that was sent is not read again, and one that comes late is not missed.
+            if !cursor.histories.contains(&timeline.0)
+                && let Some(file) = ends.own.store.open(&layout::history(timeline))?
+            {
+                let begun = begin_of(timeline, file, &ends.own)?;
+                let file = StoredFile { name: WalName::History(timeline), encoding: Encoding::None, size: 0 };
+                self.send_all(&[&file], ends, turn, watcher)?;
+                cursor.histories.insert(timeline.0);
+                cursor.timelines.entry(timeline.0).or_insert(Progress::at(begun));
             }
-            cursor.next.insert(timeline.0, batch.next.0);
-            if !self.dry_run && batch.next != next {
-                // A long first relay keeps what it has proven folder by folder.
-                self.save_cursor(cursor)?;
-            }
-            if let Some(hole) = batch.hole {
-                turn.hole = Some(hole);
-                return Ok(());
-            }
-            let at_folder_start = batch.next.0 % size.segments_per_log() == 0;
-            if batch.next == next || !at_folder_start {
-                return Ok(());
-            }
-        }
-    }
-
-    fn send_all(
-        &self,
-        files: &[&StoredFile],
-        target: &Archive,
-        turn: &mut Turn,
-        watcher: &mut dyn Watcher,
-    ) -> Result<(), ArchiveError> {
-        for wave in files.chunks(WINDOW) {
-            let begun = Instant::now();
-            let sent: Vec<Result<u64, ArchiveError>> = std::thread::scope(|scope| {
-                let running: Vec<_> =
-                    wave.iter().map(|file| scope.spawn(|| self.send(file.name, file.encoding, target))).collect();
-                running
-                    .into_iter()
-                    .map(|thread| thread.join().expect("because a panic there is a panic here"))
-                    .collect()
-            });
-            let mut bytes = 0;
-            for (file, sent) in wave.iter().zip(sent) {
-                let size = sent?;
-                bytes += size;
-                turn.relayed += 1;
-                watcher.shipped(&turn.target, file.name, size);
-            }
-            turn.bytes += bytes;
-            self.hold_back(bytes, begun.elapsed());
+            timeline = TimelineId(timeline.0 + 1);
         }
         Ok(())
     }
 
-    /// Sleeps so long that the bytes sent stay below `relay.rate_max`.
-    fn hold_back(&self, bytes: u64, took: Duration) {
-        let rate = self.config.relay.rate_max;
-        if rate > 0 {
-            let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
-            std::thread::sleep(due.saturating_sub(took));
+    /// Follows one timeline to where it ends here. Returns the segment it waits for where there is a hole.
+    fn relay_timeline(
+        &self,
+        timeline: TimelineId,
+        ends: &Ends,
+        cursor: &mut Cursor,
+        turn: &mut Turn,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Option<SegmentName>, ArchiveError> {
+        let mut progress = cursor.timelines.get(&timeline.0).copied().unwrap_or(Progress::at(SegmentNumber(0)));
+        let first = SegmentNumber(progress.first);
+        let oldest = oldest(timeline, first, &ends.own)?;
+        let mut stopped = None;
+        if oldest < first {
+            // They came late, out of a queue for example.
+            let mut late = Progress::at(oldest);
+            self.relay_stretch(timeline, &mut late, ends, cursor, Some(first), turn, watcher)?;
+            match late.next < first.0 {
+                true => stopped = Some(SegmentNumber(late.next)),
+                false => progress.first = oldest.0,
+            }
+        }
+        self.relay_stretch(timeline, &mut progress, ends, cursor, None, turn, watcher)?;
+        cursor.timelines.insert(timeline.0, progress);
+        let next = stopped.unwrap_or(SegmentNumber(progress.next));
+        let missing = SegmentName::new(timeline, next, ends.own.identity.segment_size);
+        let Some(evidence) = hole::evidence(missing, &ends.own)? else { return Ok(None) };
+        // Somebody else may bring it to the target alone, which the own folder does not show.
+        progress.seen = None;
+        cursor.timelines.insert(timeline.0, progress);
+        let place = ends.own.store.place();
+        turn.hole.get_or_insert(format!("'{missing}' is missing in the {place}, but {evidence}"));
+        Ok(Some(missing))
+    }
+
+    /// Sends a folder after the other until nothing more is here, a segment is missing, or `until` is reached.
+    #[allow(clippy::too_many_arguments, reason = "they are what a turn consists of")]
+    fn relay_stretch(
+        &self,
+        timeline: TimelineId,
+        progress: &mut Progress,
+        ends: &Ends,
+        cursor: &mut Cursor,
+        until: Option<SegmentNumber>,
+        turn: &mut Turn,
+        watcher: &mut dyn Watcher,
+    ) -> Result<(), ArchiveError> {
+        let size = ends.own.identity.segment_size;
+        loop {
+            let next = SegmentNumber(progress.next);
+            let segment = SegmentName::new(timeline, next, size);
+            let here = Folder::of(segment, &ends.own)?;
+            let seen = here.fingerprint();
+            if progress.seen == Some(seen) {
+                return Ok(());
+            }
+            let there = Folder::of(segment, &ends.target)?;
+            let reached = folder::reach(&here, &there, next, size);
+            let missing = folder::missing(&here, &there, next, reached, size);
+            watcher.found(self.target.name(), missing.len(), missing.iter().map(|file| file.size).sum());
+            self.send_all(&missing, ends, turn, watcher)?;
+            let goes_on = reached > next && reached.0.is_multiple_of(size.segments_per_log());
+            (progress.next, progress.seen) = (reached.0, (!goes_on).then_some(seen));
+            if !goes_on || until.is_some_and(|until| reached >= until) {
+                return Ok(());
+            }
+            if until.is_none() && !self.dry_run && !missing.is_empty() {
+                // A long first relay keeps what it has sent folder by folder; what it only compared goes fast again.
+                cursor.timelines.insert(timeline.0, *progress);
+                cursor.save(&ends.target, self.relayer())?;
+            }
         }
     }
 
-    fn send(&self, name: WalName, encoding: Encoding, target: &Archive) -> Result<u64, ArchiveError> {
-        let path = self.own_root.join(layout::stored(name, encoding).as_str());
-        let payload = Payload::of_file(&path, encoding).map_err(ArchiveError::io("read", &path))?;
-        prove(&payload, name)?;
-        if self.dry_run {
-            return Ok(payload.size);
+    /// Sends files in their order, some at a time. None is sent behind one that cannot be read or is damaged here.
+    fn send_all(
+        &self,
+        files: &[&StoredFile],
+        ends: &Ends,
+        turn: &mut Turn,
+        watcher: &mut dyn Watcher,
+    ) -> Result<(), ArchiveError> {
+        let window = if self.pace.is_bound() { 1 } else { WINDOW };
+        for wave in files.chunks(window) {
+            let begun = Instant::now();
+            let mut payloads = Vec::new();
+            let mut stop = Ok(());
+            for read in at_once(wave, |file| self.read(file, &ends.own)) {
+                match read {
+                    Ok(payload) if stop.is_ok() => payloads.push(payload),
+                    Ok(_) => {}
+                    Err(error) => stop = stop.and(Err(error)),
+                }
+            }
+            let ready: Vec<(&StoredFile, Payload)> = wave.iter().copied().zip(payloads).collect();
+            let sent = at_once(&ready, |(file, payload)| self.send(file.name, payload, &ends.target));
+            let mut bytes = 0;
+            for ((file, payload), sent) in ready.iter().zip(sent) {
+                match sent {
+                    Ok(true) => {
+                        turn.relayed += 1;
+                        bytes += payload.size;
+                        watcher.shipped(self.target.name(), file.name, payload.size);
+                    }
+                    Ok(false) => {}
+                    Err(error) => stop = stop.and(Err(error)),
+                }
+            }
+            turn.bytes += bytes;
+            stop?;
+            if !self.dry_run {
+                self.pace.pay(bytes, begun);
+            }
         }
-        match ship::ship(&layout::stem(name), &payload, &*target.store) {
-            Ok(_) => Ok(payload.size),
-            Err(ShipError::Occupied { path, .. }) => Err(dispute::settle(name, &payload, target, &path)),
+        Ok(())
+    }
+
+    fn read(&self, file: &StoredFile, own: &Archive) -> Result<Payload, ArchiveError> {
+        let root = self.config.own().archive.clone().unwrap_or_default().join(&self.config.cluster.name);
+        let path = root.join(layout::stored(file.name, file.encoding).as_str());
+        let payload = Payload::of_file(&path, file.encoding).map_err(ArchiveError::io("read", &path))?;
+        prove(&payload, file.name, &own.identity)?;
+        Ok(payload)
+    }
+
+    /// True where the target did not hold it before.
+    fn send(&self, name: WalName, payload: &Payload, target: &Archive) -> Result<bool, ArchiveError> {
+        if self.dry_run {
+            return Ok(target.store.look(&layout::stored(name, payload.encoding))?.is_none());
+        }
+        match ship::ship(&layout::stem(name), payload, &*target.store) {
+            Ok(shipped) => Ok(shipped == Shipped::Stored),
+            Err(ShipError::Occupied { path, .. }) => Err(dispute::settle(name, payload, target, &path)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Tells the own archive what the target does not have yet, so that nothing is removed before.
-    fn report(&self, own: &Archive, cursor: &Cursor) -> Result<(), ArchiveError> {
-        let size = own.identity.segment_size;
-        let mut behind = cursor.next.iter().map(|(timeline, next)| {
-            let number = SegmentNumber(*next).previous().unwrap_or(SegmentNumber(0));
-            SegmentName::new(TimelineId(*timeline), number, size)
-        });
-        // A timeline that ended stays where it ended: only the newest one moves on.
-        let Some(oldest) = behind.next_back() else { return Ok(()) };
+    /// Tells the own archive what the target does not have yet, so that nothing is removed before. A timeline that
+    /// ended stays where it ended; only the newest one moves on, and one with a hole is waited for.
+    fn report(&self, own: &Archive, cursor: &Cursor, mut needed: Vec<SegmentName>) -> Result<(), ArchiveError> {
+        if let Some((timeline, progress)) = cursor.timelines.iter().next_back() {
+            let number = SegmentNumber(progress.next).previous().unwrap_or(SegmentNumber(0));
+            needed.push(SegmentName::new(TimelineId(*timeline), number, own.identity.segment_size));
+        }
+        let Some(oldest) = needed.into_iter().min_by_key(|segment| segment.position()) else { return Ok(()) };
         let who = format!("relay-{}", self.target.name());
         Record::new(&who, "relayed so far", oldest).write(own)
     }
 
     /// The target removes by the same rule, so it must know what the other nodes need of it.
-    fn pass_on_records(&self, own: &Archive, target: &Archive) -> Result<(), ArchiveError> {
-        for record in consumers::all(own)? {
+    fn pass_on_records(&self, ends: &Ends) -> Result<(), ArchiveError> {
+        for record in consumers::all(&ends.own)? {
             if record.who != self.target.name() && !record.who.starts_with("relay-") {
-                record.write(target)?;
+                record.write(&ends.target)?;
             }
         }
         Ok(())
     }
 
-    fn load_cursor(&self) -> Option<Cursor> {
-        serde_json::from_slice(&fs::read(self.spool.relay(self.target.name())).ok()?).ok()
-    }
-
-    fn save_cursor(&self, cursor: &Cursor) -> Result<(), ArchiveError> {
-        let path = self.spool.relay(self.target.name());
-        if let Some(folder) = path.parent() {
-            self.spool.make(folder)?;
-        }
-        let json = serde_json::to_vec(cursor).expect("because plain data has no reason not to become JSON");
-        durable::replace(&path, &json).map_err(ArchiveError::io("write", path))
+    fn relayer(&self) -> &str {
+        &self.config.local.node
     }
 }
 
-/// A file of one folder.
-struct StoredFile {
-    name: WalName,
-    encoding: Encoding,
-    size: u64,
-}
-
-/// What of one folder is to go, and where that leads.
-struct Batch<'a> {
-    files: Vec<&'a StoredFile>,
-    next: SegmentNumber,
-    hole: Option<String>,
-}
-
-impl<'a> Batch<'a> {
-    /// Takes segments from `next` on for as long as one follows the other. Partial segments and backup labels of that
-    /// stretch go along. What lies behind a missing one shows a hole.
-    fn plan(
-        here: &'a [StoredFile],
-        next: SegmentNumber,
-        first: SegmentName,
-        own: &Archive,
-    ) -> Result<Batch<'a>, ArchiveError> {
-        let size = own.identity.segment_size;
-        let number = |file: &StoredFile| file.name.segment().and_then(|segment| segment.number(size));
-        let mut files = Vec::new();
-        let mut reached = next;
-        for file in here.iter().filter(|file| matches!(file.name, WalName::Segment(_))) {
-            match number(file) {
-                Some(there) if there == reached => {
-                    files.push(file);
-                    reached = reached.next();
-                }
-                Some(there) if there > reached => {
-                    let missing = SegmentName::new(first.timeline(), reached, size);
-                    let hole = format!("'{missing}' is missing in the {}, '{}' is there", own.store.place(), file.name);
-                    return Ok(Batch { files, next: reached, hole: Some(hole) });
-                }
-                _ => {}
-            }
-        }
-        let beside = here.iter().filter(|file| !matches!(file.name, WalName::Segment(_)));
-        files.extend(beside.filter(|file| number(file).is_some_and(|there| next <= there && there <= reached)));
-        Ok(Batch { files, next: reached, hole: None })
+/// Does something with each item, all at the same time; the answers come in order.
+fn at_once<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if let [only] = items {
+        return vec![act(only)];
     }
-}
-
-/// The WAL files of a folder, each once, oldest first.
-fn files(entries: Vec<Entry>) -> Vec<StoredFile> {
-    let mut found: Vec<StoredFile> = entries
-        .into_iter()
-        .filter(|entry| entry.kind == EntryKind::File)
-        .filter_map(|entry| {
-            let (name, encoding) = Encoding::split(&entry.name);
-            Some(StoredFile { name: name.parse().ok()?, encoding, size: entry.size })
-        })
-        .collect();
-    found.sort_by_key(|file| order(file.name));
-    found.dedup_by(|a, b| a.name == b.name);
-    found
+    let act = &act;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = items.iter().map(|item| scope.spawn(move || act(item))).collect();
+        running.into_iter().map(|thread| thread.join().expect("because a panic there is a panic here")).collect()
+    })
 }
 
 /// Where a first relay begins: the oldest segment of each timeline that is here. The one listing of the whole archive.
-fn begin(own: &Archive) -> Result<Cursor, ArchiveError> {
+fn begin(own: &Archive, cursor: &mut Cursor) -> Result<(), ArchiveError> {
     let wal: StorePath = layout::WAL.parse().map_err(StoreError::from)?;
     let size = own.identity.segment_size;
-    let mut cursor = Cursor::default();
     let mut folders = own.store.list(&wal)?.unwrap_or_default();
     folders.retain(|entry| entry.kind == EntryKind::Folder && entry.name.len() == 16);
     folders.sort_by(|a, b| a.name.cmp(&b.name));
     for folder in folders {
         let Ok(first) = format!("{}00000000", folder.name).parse::<SegmentName>() else { continue };
-        if cursor.next.contains_key(&first.timeline().0) {
+        let timeline = first.timeline().0;
+        if cursor.timelines.contains_key(&timeline) {
             continue;
         }
-        let here = files(own.store.list(&layout::folder(first))?.unwrap_or_default());
-        let oldest = here.iter().filter_map(|file| file.name.segment()?.number(size)).min();
-        if let Some(oldest) = oldest {
-            cursor.next.insert(first.timeline().0, oldest.0);
+        if let Some(oldest) = Folder::of(first, own)?.beginning(size) {
+            cursor.timelines.insert(timeline, Progress::at(oldest));
         }
     }
-    Ok(cursor)
+    Ok(())
+}
+
+/// The oldest segment of a timeline, where some have come that lie before the first one known; else that one. Only the
+/// folders that hold them are looked at.
+fn oldest(timeline: TimelineId, first: SegmentNumber, own: &Archive) -> Result<SegmentNumber, ArchiveError> {
+    let size = own.identity.segment_size;
+    let mut oldest = first;
+    while let Some(before) = oldest.previous() {
+        let found = Folder::of(SegmentName::new(timeline, before, size), own)?.oldest(size);
+        match found.filter(|found| *found < oldest) {
+            Some(found) => oldest = found,
+            None => break,
+        }
+    }
+    Ok(oldest)
 }
 
 /// The segment in which a timeline begins.
@@ -404,17 +430,4 @@ fn begin_of(timeline: TimelineId, file: Box<dyn Read + Send>, own: &Archive) -> 
     let history = TimelineHistory::parse(timeline, &text).map_err(|error| wrong(error.to_string()))?;
     let begun = history.ancestors.last().map_or(0, |parent| parent.switch_point.segment(own.identity.segment_size).0);
     Ok(SegmentNumber(begun))
-}
-
-/// Damage must not travel: what cannot be decoded is not sent on.
-fn prove(payload: &Payload, name: WalName) -> Result<(), ArchiveError> {
-    let damaged = |error: std::io::Error| ArchiveError::NotTheWal {
-        name,
-        place: payload.file.display().to_string(),
-        detail: error.to_string(),
-    };
-    let stored = payload.open().map_err(damaged)?;
-    let mut content = payload.encoding.decoder(Box::new(stored)).map_err(damaged)?;
-    std::io::copy(&mut content, &mut std::io::sink()).map_err(damaged)?;
-    Ok(())
 }

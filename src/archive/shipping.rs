@@ -78,7 +78,7 @@ pub fn confirm(settings: &Archive) -> Result<(), ArchiveError> {
     }
     Err(ArchiveError::SwitchedOff {
         mode: "discard",
-        detail: "but the configuration does not confirm it, so nothing is discarded".to_owned(),
+        detail: "the configuration does not confirm it, so nothing is discarded".to_owned(),
         hint: "To lose WAL on purpose, set archive.discard_confirmation = I accept a broken WAL chain; a new base backup \
                is needed afterwards.",
     })
@@ -93,7 +93,10 @@ pub fn record(spool: &Spool, name: WalName) -> Result<(), ArchiveError> {
     match chains.last_mut() {
         Some(open) if open.last == name => open.until = now,
         Some(open) if follows(open.last, name) => {
-            open.last = name;
+            // A history or a label between two segments says nothing of where the stretch ends.
+            if name.holds_wal() || !open.last.holds_wal() {
+                open.last = name;
+            }
             open.count += 1;
             open.until = now;
         }
@@ -104,9 +107,19 @@ pub fn record(spool: &Spool, name: WalName) -> Result<(), ArchiveError> {
     durable::replace(&path, json.as_bytes()).map_err(ArchiveError::io("write", path))
 }
 
-/// One stretch holds what was discarded in one go on one timeline; a file shipped in between begins a new one.
+/// One stretch holds what was discarded in one go on one timeline; a segment shipped in between begins a new one.
 fn follows(last: WalName, name: WalName) -> bool {
-    last.timeline() == name.timeline()
+    if last.timeline() != name.timeline() {
+        return false;
+    }
+    match (last, name) {
+        (WalName::Segment(last), WalName::Segment(name)) => {
+            let ((log, number), next) = (last.position(), name.position());
+            // How many segments a log id has depends on their size, so the first of the next one is taken for the next.
+            next == (log, number.wrapping_add(1)) || next == (log.wrapping_add(1), 0)
+        }
+        _ => true,
+    }
 }
 
 fn take_turn(spool: &Spool) -> Result<Lock, ArchiveError> {
@@ -136,5 +149,41 @@ pub fn broken_chains(spool: &Spool) -> Result<Vec<BrokenChain>, ArchiveError> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(ArchiveError::io("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_shipped_in_between_begins_a_new_stretch() -> Result<(), ArchiveError> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let spool = Spool::new(folder.path());
+        let names = [
+            "000000010000000000000001",
+            "000000010000000000000002",
+            "000000010000000000000002",
+            "000000010000000000000002.00000028.backup",
+            "000000010000000000000003",
+            "000000010000000000000005",
+            "00000002.history",
+            "000000020000000000000006",
+        ];
+        for name in names {
+            record(&spool, name.parse().expect("because it is well formed"))?;
+        }
+        let found: Vec<_> = broken_chains(&spool)?
+            .iter()
+            .map(|chain| (chain.first.to_string(), chain.last.to_string(), chain.count))
+            .collect();
+        let expected = [
+            ("000000010000000000000001", "000000010000000000000003", 4),
+            ("000000010000000000000005", "000000010000000000000005", 1),
+            ("00000002.history", "000000020000000000000006", 2),
+        ];
+        let expected = expected.map(|(first, last, count)| (first.to_owned(), last.to_owned(), count));
+        assert_eq!(found, expected);
+        Ok(())
     }
 }

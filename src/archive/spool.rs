@@ -4,11 +4,15 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::ArchiveError;
 use crate::system::durable;
+
+/// The longest path of a socket that every system takes, in bytes (unix(7): sun_path).
+const SOCKET_PATH_MAX: usize = 100;
 
 /// The spool directory of this node.
 #[derive(Debug, Clone)]
@@ -62,11 +66,6 @@ impl Spool {
         self.root.join("prefetch")
     }
 
-    /// Where relaying to a node has got to: a cache.
-    pub fn relay(&self, node: &str) -> PathBuf {
-        self.root.join("relay").join(format!("{node}.json"))
-    }
-
     /// The lock that lets one process do one duty.
     pub fn lock(&self, duty: &str) -> PathBuf {
         self.root.join(format!("{duty}.lock"))
@@ -75,6 +74,17 @@ impl Spool {
     /// The worker's socket.
     pub fn socket(&self) -> PathBuf {
         self.root.join("worker.sock")
+    }
+
+    /// The worker's socket by a path that the system call takes: a long one is reached through a descriptor of the
+    /// spool, which must stay open meanwhile.
+    pub fn reach_socket(&self) -> io::Result<(PathBuf, Option<fs::File>)> {
+        let path = self.socket();
+        if path.as_os_str().len() <= SOCKET_PATH_MAX {
+            return Ok((path, None));
+        }
+        let folder = fs::File::open(&self.root)?;
+        Ok((PathBuf::from(format!("/proc/self/fd/{}/worker.sock", folder.as_raw_fd())), Some(folder)))
     }
 
     /// Makes the spool directory where only its parent is there.

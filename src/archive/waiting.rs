@@ -1,12 +1,14 @@
 //! Waiting for WAL as a warm standby does: what an operator, a promotion or a signal says in the meantime.
 //!
-//! The trigger file speaks pg_standby's language (empty or `smart`: apply all there is, then open; `fast`: open now) and
-//! OmniPITR's (`NOW`). The control folder holds PAUSE, CONTINUE and STOP. `pg_ctl promote` is seen by its signal file.
+//! The trigger file speaks pg_standby's language (empty or `smart`: apply all there is, then open; `fast`: open now)
+//! and OmniPITR's (`NOW`). The control folder holds PAUSE, CONTINUE and STOP. `pg_ctl promote` is seen by its signal
+//! file.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Once;
+use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -15,6 +17,7 @@ use rustix::fs::inotify;
 use super::ArchiveError;
 use super::spool::remove_if_there;
 use crate::system::durable;
+use crate::wal::SegmentName;
 
 /// What to do about a segment that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub enum Say {
     Smart,
     /// End at once, even if the segment is there.
     Fast,
+    /// An end that has been ordered: this segment and what follows are not handed over, what lies before is.
+    EndAt(SegmentName),
     /// Hand over what is there, partial segments included, then end.
     Stop,
     /// The server was told to promote: like smart, and sooner.
@@ -36,33 +41,37 @@ pub enum Say {
 /// Where orders are looked for.
 #[derive(Debug, Clone)]
 pub struct Orders {
-    trigger: PathBuf,
-    control: PathBuf,
-    promote: PathBuf,
+    /// The trigger file; none where nobody waits.
+    pub trigger: Option<PathBuf>,
+    /// The control folder.
+    pub control: PathBuf,
+    /// What `pg_ctl promote` writes.
+    pub promote: Option<PathBuf>,
+    /// A trigger that is older was left from last time, or came with a base backup: it opens no server.
+    pub trigger_since: Option<SystemTime>,
+    /// The same for STOP.
+    pub stop_since: Option<SystemTime>,
 }
 
 impl Orders {
-    /// The files for one standby.
-    pub fn new(pgdata: &Path, trigger: &Path, control: &Path) -> Self {
-        Orders { trigger: pgdata.join(trigger), control: control.to_owned(), promote: pgdata.join("promote") }
+    /// Only the control folder.
+    pub fn in_folder(control: &Path) -> Self {
+        let control = control.to_owned();
+        Orders { trigger: None, control, promote: None, trigger_since: None, stop_since: None }
     }
 
     /// What is said now. A trigger that cannot be read is an error: it must not be taken for silence.
     pub fn look(&self) -> Result<Say, ArchiveError> {
-        match read(&self.trigger)? {
-            Some(text) if text.starts_with("fast") || text.starts_with("NOW") => return Ok(Say::Fast),
-            Some(text) if text.trim().is_empty() || text.starts_with("smart") => return Ok(Say::Smart),
-            Some(text) => log::warn!(
-                "the trigger file '{}' says '{}', which means nothing; write smart or fast",
-                self.trigger.display(),
-                text.trim()
-            ),
-            None => {}
+        if let Some(say) = self.triggered()? {
+            return Ok(say);
         }
-        if read(&self.promote)?.is_some() {
+        if let Some(promote) = &self.promote
+            && read(promote)?.is_some()
+        {
             return Ok(Say::Promote);
         }
-        if self.control_says("STOP")? {
+        let stop = self.control.join("STOP");
+        if read(&stop)?.is_some() && is_of_now(&stop, self.stop_since) {
             return Ok(Say::Stop);
         }
         if self.control_says("CONTINUE")? {
@@ -75,23 +84,59 @@ impl Orders {
         Ok(if self.control_says("PAUSE")? { Say::Pause } else { Say::Wait })
     }
 
+    fn triggered(&self) -> Result<Option<Say>, ArchiveError> {
+        let Some(path) = &self.trigger else { return Ok(None) };
+        let Some(text) = read(path)? else { return Ok(None) };
+        if !is_of_now(path, self.trigger_since) {
+            return Ok(None);
+        }
+        if text.starts_with("fast") || text.starts_with("NOW") {
+            let end = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+            return Ok(Some(end.map_or(Say::Fast, Say::EndAt)));
+        }
+        if text.trim().is_empty() || text.starts_with("smart") {
+            return Ok(Some(Say::Smart));
+        }
+        let (path, text) = (path.display(), text.trim());
+        log::warn!("the trigger file '{path}' says '{text}', which means nothing; write smart or fast");
+        Ok(None)
+    }
+
     fn control_says(&self, word: &str) -> Result<bool, ArchiveError> {
         Ok(read(&self.control.join(word))?.is_some())
     }
 
-    /// A fast trigger counts once: it becomes a smart one, so that a second request for the same segment, with which
-    /// PostgreSQL ends recovery, is answered.
-    pub fn used_fast(&self) -> Result<(), ArchiveError> {
-        if read(&self.trigger)?.is_none() {
+    /// Notes where a fast trigger ended recovery. PostgreSQL then asks for the segment before that once more, and
+    /// must get it; it may also ask for this one again before it has ended, and must not.
+    pub fn used_fast(&self, end: SegmentName) -> Result<(), ArchiveError> {
+        let Some(trigger) = &self.trigger else { return Ok(()) };
+        if read(trigger)?.is_none() {
             return Ok(());
         }
-        durable::replace(&self.trigger, b"smart\n").map_err(ArchiveError::io("write", &self.trigger))
+        durable::replace(trigger, format!("fast {end}\n").as_bytes()).map_err(ArchiveError::io("write", trigger))
     }
 
     /// True where the file that stops removal is there.
     pub fn removal_paused(&self) -> Result<bool, ArchiveError> {
         self.control_says("KEEP")
     }
+}
+
+/// False for a file from before `since`; it says so once per call of the program.
+fn is_of_now(path: &Path, since: Option<SystemTime>) -> bool {
+    let Some(since) = since else { return true };
+    let written = fs::metadata(path).and_then(|data| data.modified());
+    let stale = written.is_ok_and(|written| written < since);
+    static TOLD: Once = Once::new();
+    if stale {
+        TOLD.call_once(|| {
+            let path = path.display();
+            log::warn!(
+                "'{path}' is older than this start of the server and is not obeyed; write it again, or remove it"
+            );
+        });
+    }
+    !stale
 }
 
 fn read(path: &Path) -> Result<Option<String>, ArchiveError> {
@@ -150,7 +195,9 @@ mod tests {
     fn orders() -> (tempfile::TempDir, Orders) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir(folder.path().join("control")).expect("a control folder");
-        let orders = Orders::new(folder.path(), Path::new("trigger"), &folder.path().join("control"));
+        let trigger = Some(folder.path().join("trigger"));
+        let promote = Some(folder.path().join("promote"));
+        let orders = Orders { trigger, promote, ..Orders::in_folder(&folder.path().join("control")) };
         (folder, orders)
     }
 
@@ -172,11 +219,22 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_trigger_counts_once() {
+    fn a_fast_trigger_remembers_where_it_ended_recovery() {
         let (folder, orders) = orders();
         fs::write(folder.path().join("trigger"), "fast").expect("the trigger is written");
-        orders.used_fast().expect("it is downgraded");
-        assert_eq!(orders.look().expect("it looks"), Say::Smart);
+        let end = "00000001000000000000000A".parse().expect("because it is well formed");
+        orders.used_fast(end).expect("it is noted");
+        assert_eq!(orders.look().expect("it looks"), Say::EndAt(end));
+    }
+
+    #[test]
+    fn what_was_left_from_last_time_is_not_obeyed() {
+        let (folder, mut orders) = orders();
+        fs::write(folder.path().join("trigger"), "fast").expect("the trigger is written");
+        orders.trigger_since = Some(SystemTime::now() + Duration::from_secs(60));
+        assert_eq!(orders.look().expect("it looks"), Say::Wait);
+        orders.trigger_since = Some(SystemTime::UNIX_EPOCH);
+        assert_eq!(orders.look().expect("it looks"), Say::Fast);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! How backups lie in an archive: `backup/<label>/`, and what stands in each folder.
 //!
-//! `files/<path>.zst`, `tblspc/<oid>/<path>.zst` and `bundle/<n>.tar.zst` hold the data, `index.json` says which file is
-//! where, `backup_manifest`, `backup_label` and `tablespace_map` are PostgreSQL's own, and `backup.json`, written last,
-//! makes it a backup. A folder without it is unfinished: never used, resumed by the node that began it, or removed.
+//! `files/<path>.zst`, `tblspc/<oid>/<path>.zst` and `bundle/<n>.tar.zst` hold the data, `index.json` says which file
+//! is where, `backup_manifest`, `backup_label` and `tablespace_map` are PostgreSQL's own, and `backup.json`, written
+//! last, makes it a backup. A folder without it is unfinished: never used, resumed by the node that began it, or
+//! removed.
 
 use std::collections::BTreeMap;
 use std::fmt;

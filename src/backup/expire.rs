@@ -1,8 +1,8 @@
 //! Removes backups that nobody wants any more, and then the WAL that nothing needs.
 //!
 //! What goes is decided by a pure function. The newest backup that can be used stays, whatever the rules say, and so
-//! does one with a keep mark. A listing that fails ends everything: nothing is removed on half a picture. A backup loses
-//! its description first, so that a run that is killed leaves an unfinished folder and never half a backup.
+//! does one with a keep mark. A listing that fails ends everything: nothing is removed on half a picture. A backup
+//! loses its description first, so that a run that is killed leaves an unfinished folder and never half a backup.
 
 use std::time::{Duration, SystemTime};
 

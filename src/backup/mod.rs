@@ -1,7 +1,7 @@
 //! Base backups: taken from a running server into an archive, proven, restored, expired.
 //!
-//! Reading order: [`catalog`] says how a backup lies in an archive, [`plan`] which files belong to it, [`copy`] how they
-//! are read and stored, [`session`] how the server is told, [`take`] is the story of one backup. [`verify`],
+//! Reading order: [`catalog`] says how a backup lies in an archive, [`plan`] which files belong to it, [`copy`] how
+//! they are read and stored, [`session`] how the server is told, [`take`] is the story of one backup. [`verify`],
 //! [`restore`] and [`expire`] are the stories that follow. [`manifest`], [`checksum`] and [`tar`] are formats of
 //! others: PostgreSQL's manifest and page checksum, and tar.
 

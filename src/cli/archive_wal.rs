@@ -1,7 +1,7 @@
 //! `archive-wal`: one file to its places, and the few things an operator does about shipping.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -30,6 +30,9 @@ use crate::wal::WalName;
 
 /// A call without a worker sends queued files for so long at most, after its own file.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// A worker's log beyond this size, in bytes, is put aside when the next worker starts.
+const WORKER_LOG_MAX: u64 = 1 << 20;
 
 /// Runs the program.
 pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
@@ -62,12 +65,15 @@ fn archive(path: &Path, name: Option<&str>, arguments: &ArgMatches, context: &Co
     let last = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name: WalName = name.unwrap_or(&last).parse().map_err(|error| Failure::from(ArchiveError::Name(error)))?;
     let path = std::path::absolute(path).map_err(|error| Failure::from(ArchiveError::io("find", path)(error)))?;
-    exit_cleanly_on_signals(name);
+    if context.dry_run {
+        let failure = Failure::new(Class::Usage, format!("--dry-run does not archive '{name}'"));
+        return Err(failure.hinted("PostgreSQL would take exit code 0 for 'archived'; leave --dry-run out."));
+    }
     let outcome = push(&path, name, arguments, context);
     report(&outcome, name, context);
     let pushed = outcome?;
     if context.json {
-        println!("{}", serde_json::to_string(&pushed).unwrap_or_default());
+        output::line(format_args!("{}", serde_json::to_string(&pushed).unwrap_or_default()));
     }
     log::debug!("{}", describe(&pushed));
     Ok(0)
@@ -91,8 +97,7 @@ fn push(path: &Path, name: WalName, arguments: &ArgMatches, context: &Context) -
 
 /// Asks the worker of this node; `None` where the caller has to do the work itself.
 pub fn ask_worker(spool: &Spool, what: What, config: &Config, deadline: Deadline) -> Option<Reply> {
-    let deadline_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
-    worker::ask(spool, &Request { fingerprint: config.fingerprint, deadline_ms, what }, deadline)
+    worker::ask(spool, &Request::new(config.fingerprint, deadline, what), deadline)
 }
 
 /// Starts a worker for the calls to come. This call does not wait for it, and does not mind if it does not start.
@@ -101,7 +106,12 @@ pub fn start_worker(context: &Context, spool: &Spool) {
     let Some(program) = program.filter(|program| program.is_file() && spool.prepare().is_ok()) else { return };
     let mut words: Vec<OsString> = vec!["--worker".into()];
     words.extend(context.source_arguments());
-    if let Err(error) = process::spawn_detached(program, &words, Some(&spool.root().join("worker.log"))) {
+    let log = spool.root().join("worker.log");
+    if std::fs::metadata(&log).is_ok_and(|data| data.len() > WORKER_LOG_MAX) {
+        // One that cannot be renamed goes on growing, which is no reason not to archive.
+        let _ = std::fs::rename(&log, log.with_extension("log.old"));
+    }
+    if let Err(error) = process::spawn_detached(program, &words, Some(&log)) {
         log::debug!("no worker was started: {error}");
     }
 }
@@ -111,36 +121,51 @@ fn push_here(path: PathBuf, name: WalName, config: &Config, deadline: Deadline) 
     let after = deadline.remaining();
     let config = Arc::new(config.clone());
     let (done, wait) = mpsc::channel();
+    let (drained, wait_for_drain) = mpsc::channel();
     std::thread::spawn(move || {
         let sites = Arc::new(Sites::new(&config));
         let pusher = Pusher::new(&config, &sites);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let pushed = pusher.push(&path, name, cores, deadline).map_err(Failure::from);
-        let drains = pushed.is_ok() && pusher.has_queued();
+        let goes_on = pushed.is_ok();
         // Nobody listens any more once the deadline has passed.
-        let _ = done.send((pushed, drains.then_some(pusher)));
+        let _ = done.send(pushed);
+        if goes_on {
+            pusher.sweep();
+            pusher.drain(Deadline::after(DRAIN_MAX).or_before(deadline));
+        }
+        let _ = drained.send(());
     });
-    let Ok((pushed, pusher)) = wait.recv_timeout(deadline.remaining()) else {
-        let waiting_for = "the disk of this machine did not answer".to_owned();
-        return Err(ArchiveError::Deadline { name, after, waiting_for }.into());
+    let pushed = match wait.recv_timeout(deadline.remaining()) {
+        Ok(pushed) => pushed,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            let waiting_for = "the disk of this machine did not answer".to_owned();
+            return Err(ArchiveError::Deadline { name, after, waiting_for }.into());
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            return Err(Failure::new(Class::Bug, format!("archiving '{name}' ended without an answer")));
+        }
     };
-    if let Some(pusher) = pusher {
-        pusher.drain(Deadline::after(DRAIN_MAX).or_before(deadline));
+    if pushed.is_ok() {
+        // The file is safe; what a place that hangs still lacks can wait, and ending in the middle harms nothing.
+        let _ = wait_for_drain.recv_timeout(Deadline::after(DRAIN_MAX).or_before(deadline).remaining());
     }
     pushed
 }
 
-/// Whatever ends this process must look like a failed try to PostgreSQL, never like a crash: the archiver would die of a
-/// signal without counting the failure.
-fn exit_cleanly_on_signals(name: WalName) {
+/// Whatever ends this process must look like a failed try to PostgreSQL, never like a crash: the archiver would die of
+/// a signal without counting the failure. Called before anything else is.
+pub fn exit_cleanly_on_signals() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let caught = [SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
     let Ok(mut signals) = signal_hook::iterator::Signals::new(caught) else { return };
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if signal != SIGPIPE {
-                eprintln!("archive-wal: ERROR: [timeout] stopped by signal {signal} before '{name}' was safe");
-                eprintln!("archive-wal: HINT: PostgreSQL keeps the file and tries again.");
+                // Nobody may be there to read it.
+                let mut to = std::io::stderr();
+                let _ = writeln!(to, "archive-wal: ERROR: [timeout] stopped by signal {signal} before it was done");
+                let _ = writeln!(to, "archive-wal: HINT: PostgreSQL keeps what is not archived and tries again.");
                 std::process::exit(i32::from(Class::Timeout.code()));
             }
         }
@@ -180,14 +205,14 @@ fn switch(mode: Shipping, context: &Context) -> Result<u8, Failure> {
     if !context.dry_run {
         shipping::set(&spool, mode, &context.config.archive)?;
     }
-    println!("shipping: {}", shipping::word(mode));
+    output::line(format_args!("shipping: {}", shipping::word(mode)));
     Ok(0)
 }
 
 fn init_places(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let wanted = arguments.get_one::<String>("init").map(String::as_str).filter(|name| !name.is_empty());
     for made in init::init(&context.config, wanted.into_iter(), context.dry_run)? {
-        println!("{made}");
+        output::line(format_args!("{made}"));
     }
     Ok(0)
 }
@@ -203,20 +228,33 @@ fn drain_stopped_server(context: &Context) -> Result<u8, Failure> {
     let sites = Arc::new(Sites::new(&config));
     let pusher = Pusher::new(&config, &sites);
     let bar = output::progress(leftovers.len() as u64, "files", std::io::stderr().is_terminal());
-    let mut bytes = 0;
+    let (mut bytes, mut queued, mut discarded) = (0, 0, 0);
     for leftover in &leftovers {
         if context.dry_run {
-            println!("would ship '{}' from '{}'", leftover.name, leftover.path.display());
+            output::line(format_args!("would ship '{}' from '{}'", leftover.name, leftover.path.display()));
             continue;
         }
         let deadline = Deadline::after(config.archive.deadline);
-        bytes += pusher.push(&leftover.path, leftover.name, 2, deadline)?.size;
+        let pushed = pusher.push(&leftover.path, leftover.name, 2, deadline)?;
+        bytes += pushed.size;
+        queued += usize::from(!pushed.queued.is_empty());
+        discarded += usize::from(pushed.discarded);
         bar.inc(1);
     }
     bar.finish_and_clear();
     if !context.dry_run {
         pusher.drain(Deadline::after(config.archive.deadline));
-        println!("flushed {} files ({}) of '{}'", leftovers.len(), output::size(bytes), pgdata.display());
+        let shipped = leftovers.len() - discarded;
+        let size = output::size(bytes);
+        output::line(format_args!("flushed {shipped} files ({size}) of '{}'", pgdata.display()));
+        if queued > 0 {
+            output::line(format_args!(
+                "{queued} of them did not reach every place at once; 'archive-wal --status' shows what still waits"
+            ));
+        }
+        if discarded > 0 {
+            output::line(format_args!("{discarded} files were DISCARDED: shipping is switched to discard"));
+        }
     }
     Ok(0)
 }
@@ -245,27 +283,29 @@ fn status(context: &Context) -> Result<u8, Failure> {
             .collect();
         let worker = worker.map(|(process, prepared, prefetched)| json!({ "process": process, "prepared": prepared, "prefetched": prefetched }));
         let status = json!({ "node": config.local.node, "shipping": mode, "broken_chains": chains, "queues": queues, "worker": worker });
-        println!("{status:#}");
+        output::line(format_args!("{status:#}"));
         return Ok(0);
     }
-    println!("node      {}", config.local.node);
-    println!("shipping  {mode}");
+    output::line(format_args!("node      {}", config.local.node));
+    output::line(format_args!("shipping  {mode}"));
     for chain in &chains {
-        println!(
+        output::line(format_args!(
             "BROKEN    {} files discarded, '{}' to '{}', {} to {}",
             chain.count, chain.first, chain.last, chain.since, chain.until
-        );
+        ));
     }
     for (node, found) in &queues {
         let age = found.oldest.and_then(|since| since.elapsed().ok());
         let age = age.map_or_else(String::new, |age| format!(", oldest {}", output::duration(age)));
-        println!("queue     {node}: {} files, {}{age}", found.count, output::size(found.bytes));
+        output::line(format_args!("queue     {node}: {} files, {}{age}", found.count, output::size(found.bytes)));
     }
     match worker {
         Some((process, prepared, prefetched)) => {
-            println!("worker    process {process}, {prepared} files shipped ahead, {prefetched} fetched ahead");
+            output::line(format_args!(
+                "worker    process {process}, {prepared} files shipped ahead, {prefetched} fetched ahead"
+            ));
         }
-        None => println!("worker    none (it is started by the next call and ends when idle)"),
+        None => output::line(format_args!("worker    none (it is started by the next call and ends when idle)")),
     }
     Ok(0)
 }

@@ -1,7 +1,7 @@
 //! What each program takes on its command line, one function a program.
 //!
-//! The id of an argument is its long name, or the name in its help for one without dashes: `matches.get_flag("dry-run")`,
-//! `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
+//! The id of an argument is its long name, or the name in its help for one without dashes:
+//! `matches.get_flag("dry-run")`, `matches.get_one::<PathBuf>("path")`. Nothing here looks at files or the environment.
 
 use std::path::PathBuf;
 
@@ -50,11 +50,15 @@ pub fn archive_wal() -> Command {
 pub fn restore_wal() -> Command {
     configured("restore-wal", "Fetches one WAL file from the places that the configuration names, verified")
         .override_usage(
-            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>",
+            "restore-wal [OPTIONS] <NAME> <TARGET> [RESTART]\n       restore-wal [OPTIONS] --cleanup <RESTART>\n       \
+             restore-wal [OPTIONS] --forget <NODE>",
         )
         .arg(text("name", "The file's name, as PostgreSQL's %f").value_name("NAME").requires("target"))
         .arg(path("target", "Where to put it, as %p").value_name("TARGET"))
-        .arg(text("restart", "The oldest file still needed, as %r").value_name("RESTART"))
+        .arg(
+            text("restart", "The oldest file still needed, as %r; not used, and pg_rewind refuses it")
+                .value_name("RESTART"),
+        )
         .arg(
             text("cleanup", "Remove what a restart from RESTART (%r) no longer needs from the own archive")
                 .long("cleanup")
@@ -71,7 +75,7 @@ pub fn restore_wal() -> Command {
         .arg(flag("partial", "Serve a .partial where no whole segment exists"))
         .arg(path("trigger", "End waiting as soon as FILE exists").long("trigger").value_name("FILE"))
         .arg(flag("no-worker", "Do the work in this process"))
-        .group(ArgGroup::new("job").args(["name", "cleanup", "show-config"]).required(true))
+        .group(ArgGroup::new("job").args(["name", "cleanup", "forget", "show-config"]).required(true))
 }
 
 /// `relay-wal`: from cron, or as a loop.
@@ -152,6 +156,22 @@ pub fn check_node() -> Command {
                 .conflicts_with_all(["node", "nagios"]),
         )
         .arg(flag("nagios", "One line and exit codes 0 to 3, as monitoring plugins answer").conflicts_with("json"))
+}
+
+/// `check-archive`: changes nothing but its own mark, and the list of accepted gaps when told to.
+pub fn check_archive() -> Command {
+    configured("check-archive", "Says whether the WAL of an archive is whole, what is missing, and where that still is")
+        .arg(text("node", "The node whose archive to check; else the own one").value_name("NODE"))
+        .arg(flag("names-only", "Look at names only, read no contents"))
+        .arg(flag("full", "Read everything, also what an earlier run found good").conflicts_with("names-only"))
+        .arg(
+            text("acknowledge", "Accept that these segments are missing: shown from now on, and no finding")
+                .long("acknowledge")
+                .value_name("FIRST..LAST")
+                .requires("reason")
+                .conflicts_with_all(["names-only", "full"]),
+        )
+        .arg(text("reason", "Why they are accepted").long("reason").value_name("TEXT").requires("acknowledge"))
 }
 
 /// `distribute`: the shared configuration, and the programs, to every node.
@@ -261,6 +281,7 @@ mod tests {
             parse("restore-wal", &["00000002.history", "pg_wal/RECOVERYHISTORY", "000000010000000000000000"]).is_ok()
         );
         assert!(parse("restore-wal", &["--cleanup", "000000010000000000000003"]).is_ok());
+        assert!(parse("restore-wal", &["--forget", "db2"]).is_ok());
         assert!(parse("restore-wal", &["--wait", "--trigger", "/t", "A", "B"]).is_ok());
         assert!(parse("relay-wal", &["--quiet"]).is_ok());
         assert!(parse("serve-archive", &["--archive", "/a"]).is_ok());

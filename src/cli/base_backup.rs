@@ -1,8 +1,9 @@
 //! `base-backup`: take, list, show, verify, restore, annotate, keep, release, expire.
 //!
 //! `--json` prints, for take and show, the content of `backup.json`; for list `{"format":1,"backups":[…],
-//! "unfinished":[…],"unreadable":[{"label","why"}]}`; for verify `{"format":1,"backups":[{"label","good","problems"}]}`;
-//! for expire `{"format":1,"dry_run",…}` with every fate and its reason.
+//! "unfinished":[…],"unreadable":[{"label","why"}]}`; for verify
+//! `{"format":1,"backups":[{"label","good","problems"}]}`; for expire `{"format":1,"dry_run",…}` with every fate and
+//! its reason.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

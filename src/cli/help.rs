@@ -45,9 +45,13 @@ fn epilogue(program: &Program) -> String {
         text.push_str("       1: something is a warning or could not be found out; 20: something is critical\n");
         text.push_str("       with --nagios: 0 ok, 1 warning, 2 critical, 3 unknown\n");
     }
+    if program.name == "check-archive" {
+        text.push_str("      20: WAL is missing, or nothing leads to a timeline; 22: a stored file is damaged\n");
+    }
     if program.failures == Failures::Abort {
         text.push_str(
-            "       255 also for a wrong command line or configuration: PostgreSQL must not read it as absent\n",
+            "       255 also for a wrong command line or configuration: PostgreSQL must not read it as absent\n       \
+             in a standby, which asks again anyway, 'cannot tell' ends with the code of the trouble (10 to 70)\n",
         );
     }
     let mut file = "";

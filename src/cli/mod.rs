@@ -11,12 +11,14 @@ use crate::error::Class;
 pub mod archive_wal;
 pub mod arguments;
 pub mod base_backup;
+pub mod check_archive;
 pub mod check_node;
 pub mod distribute;
 pub mod docs;
 pub mod help;
 pub mod output;
 pub mod relay_wal;
+pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
@@ -76,7 +78,7 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent],
         failures: Failures::Abort,
         lines: &[
-            Line { file: "postgresql.conf", text: "restore_command = 'restore-wal %f %p %r'" },
+            Line { file: "postgresql.conf", text: "restore_command = 'restore-wal %f %p'" },
             Line { file: "postgresql.conf", text: "archive_cleanup_command = 'restore-wal --cleanup %r'" },
         ],
     },
@@ -100,6 +102,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent, Storage, Remote, Postgres, Timeout],
         failures: Failures::Class,
         lines: &[],
+    },
+    Program {
+        name: "check-archive",
+        command: arguments::check_archive,
+        classes: &[Corrupt, Storage, Remote, Timeout],
+        failures: Failures::Class,
+        lines: &[Line { file: "crontab", text: "17 3 * * *  check-archive --quiet" }],
     },
     Program {
         name: "distribute",

@@ -29,6 +29,13 @@ pub fn print(text: &str) -> Result<(), Failure> {
     without_broken_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// Prints one line to standard output; what the program did is not undone by a line that nobody could be given.
+pub fn line(text: fmt::Arguments<'_>) {
+    if let Err(failure) = print(&format!("{text}\n")) {
+        log::error!("{failure}");
+    }
+}
+
 /// Takes a broken pipe for success and anything else for a failure.
 pub fn without_broken_pipe(written: io::Result<()>) -> Result<(), Failure> {
     match written {

@@ -1,36 +1,36 @@
 //! `restore-wal`: hands one file to a recovering server, or says why not in the only language it understands.
 //!
 //! To PostgreSQL an exit code of 1 to 125 means "there is no such file": without `standby.signal` it then ends recovery
-//! and opens for writes. So only a proven absence is answered so. "Cannot tell" is answered above 125 in a restore, which
-//! stops the server until somebody has looked, and below in a standby, which asks again. The names of the exit codes are
-//! the same in both cases; see [`Situation::exit`].
+//! and opens for writes. So only a proven absence is answered so. "Cannot tell" is answered above 125 in a restore,
+//! which stops the server until somebody has looked, and below in a standby, which asks again. See [`Mode::exit`].
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
 
 use super::archive_wal::{ask_worker, start_worker};
 use super::output;
+use super::restore_cleanup::{clean_up, forget, warn_only};
 use super::run::Context;
 use crate::archive::ArchiveError;
-use crate::archive::consumers::Record;
-use crate::archive::expire::{self, Cut};
 use crate::archive::fetch::{self, Answer, Asker, Fetcher, Handed};
 use crate::archive::hole;
 use crate::archive::layout;
-use crate::archive::places::Sites;
+use crate::archive::places::{Archive, Sites};
 use crate::archive::push::data_directory;
+use crate::archive::situation::{self, Mode, Postmaster};
 use crate::archive::spool::Spool;
 use crate::archive::waiting::{Bell, Orders, Say};
 use crate::archive::worker::{Reply, What};
-use crate::config::Config;
 use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
-use crate::wal::segment::Expected;
-use crate::wal::{SegmentName, WalName};
+use crate::system::logging;
+use crate::wal::segment::{Ending, Expected};
+use crate::wal::timeline::TimelineHistory;
+use crate::wal::{SegmentName, TimelineId, WalName};
 
 /// A history is asked for between segments, so its answer must not keep recovery waiting.
 const HISTORY_RETRY: Duration = Duration::from_secs(2);
@@ -41,49 +41,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Runs the program.
 pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     if let Some(node) = arguments.get_one::<String>("forget") {
-        return forget(node, context);
+        return Ok(warn_only(forget(node, context), context));
     }
     if let Some(restart) = arguments.get_one::<String>("cleanup") {
-        return clean_up(Some(restart.as_str()).filter(|restart| !restart.is_empty()), context);
+        let restart = Some(restart.as_str()).filter(|restart| !restart.is_empty());
+        return Ok(warn_only(clean_up(restart, context), context));
     }
     let (Some(name), Some(target)) = (arguments.get_one::<String>("name"), arguments.get_one::<PathBuf>("target"))
     else {
         let failure = Failure::new(Class::Usage, "the name of the file and where it goes must be given");
-        return Err(failure.hinted("restore_command = 'restore-wal %f %p %r'."));
+        return Err(failure.hinted("restore_command = 'restore-wal %f %p'."));
     };
     let name: WalName = name.parse().map_err(|error| Failure::from(ArchiveError::Name(error)))?;
-    let restore = Restore::new(name, target, arguments, context)?;
-    Ok(restore.run())
-}
-
-/// What the data directory says of the server that asks (PostgreSQL: "Archive Recovery Settings").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Situation {
-    /// `standby.signal`: the server asks again and does not open by itself.
-    Standby,
-    /// `standby.signal`, and somebody has told it to promote: the next "absent" opens it.
-    Promoting,
-    /// `recovery.signal`, or neither (`pg_rewind`): "absent" is final.
-    Restore,
-}
-
-impl Situation {
-    fn of(pgdata: Option<&Path>, say: Say) -> Situation {
-        let standby = pgdata.is_some_and(|pgdata| pgdata.join("standby.signal").exists());
-        match say {
-            _ if !standby => Situation::Restore,
-            Say::Smart | Say::Promote | Say::Stop => Situation::Promoting,
-            Say::Wait | Say::Pause | Say::Fast => Situation::Standby,
-        }
-    }
-
-    /// The exit code for "cannot tell": below 126 only where the server will ask again.
-    fn exit(self, class: Class) -> u8 {
-        match self {
-            Situation::Standby => class.code().min(125),
-            Situation::Promoting | Situation::Restore => Class::Abort.code(),
-        }
-    }
+    Ok(Restore::new(name, target, arguments, context)?.run())
 }
 
 /// One request of the server.
@@ -91,14 +61,16 @@ struct Restore<'a> {
     name: WalName,
     target: PathBuf,
     pgdata: Option<PathBuf>,
+    postmaster: Option<Postmaster>,
     asker: Option<Asker>,
     wait: bool,
     partial: bool,
     worker: bool,
     context: &'a Context,
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
     orders: Orders,
     fast: Arc<AtomicBool>,
+    landing: Arc<Mutex<Option<PathBuf>>>,
 }
 
 /// How one look at the places ended.
@@ -107,74 +79,139 @@ enum Look {
     Again(Duration),
 }
 
+/// Up to when something may go on.
+struct Limits {
+    retry: Deadline,
+    wait: Option<Deadline>,
+    told: String,
+}
+
 impl<'a> Restore<'a> {
     fn new(name: WalName, target: &Path, arguments: &ArgMatches, context: &'a Context) -> Result<Self, Failure> {
         let config = Arc::new(context.config.clone());
         let target =
             std::path::absolute(target).map_err(|error| Failure::from(ArchiveError::io("find", target)(error)))?;
         let pgdata = data_directory(&target).or_else(working_directory);
+        let mode = Mode::of(pgdata.as_deref());
+        let postmaster = pgdata.as_deref().and_then(Postmaster::of).filter(|_| mode != Mode::Other);
         let asker = pgdata.as_deref().map(Fetcher::asker).transpose()?.flatten();
         let sites = Arc::new(Sites::new(&config));
-        let trigger = arguments.get_one::<PathBuf>("trigger").unwrap_or(&config.restore.trigger);
-        let control = config.local.spool.join(&config.restore.control);
+        let serves = mode != Mode::Other && !context.dry_run;
+        let wait = serves && (arguments.get_flag("wait") || config.restore.wait);
+        let trigger = arguments.get_one::<PathBuf>("trigger");
+        let trigger = trigger.or(Some(&config.restore.trigger).filter(|_| wait));
         let base = pgdata.clone().unwrap_or_default();
+        let started = postmaster.map(|server| server.started);
+        let orders = Orders {
+            trigger: trigger.filter(|_| serves).map(|path| base.join(path)),
+            control: config.local.spool.join(&config.restore.control),
+            promote: (mode == Mode::Standby).then(|| base.join("promote")),
+            trigger_since: started,
+            // In a restore STOP opens nothing that would not open anyway.
+            stop_since: started.filter(|_| mode == Mode::Standby),
+        };
         let restore = Restore {
             name,
-            orders: Orders::new(&base, trigger, &control),
+            orders,
             target,
             pgdata,
+            postmaster,
             asker,
-            wait: arguments.get_flag("wait") || config.restore.wait,
+            wait,
             partial: arguments.get_flag("partial") || config.restore.partial,
-            worker: config.restore.worker && !arguments.get_flag("no-worker"),
+            // What pg_rewind reads backwards is not fetched ahead.
+            worker: serves && config.restore.worker && !arguments.get_flag("no-worker"),
             context,
-            fetcher: Fetcher::new(&config, &sites),
-            fast: Arc::new(AtomicBool::new(false)),
+            fetcher: Arc::new(Fetcher::new(&config, &sites)),
+            fast: Arc::default(),
+            landing: Arc::default(),
         };
         restore.listen_to_signals();
         Ok(restore)
     }
 
+    /// Read anew each time: a promotion ends the standby while we wait.
+    fn mode(&self) -> Mode {
+        Mode::of(self.pgdata.as_deref())
+    }
+
     /// Asks until there is an answer.
     fn run(&self) -> u8 {
         let config = &self.context.config.restore;
-        let retry =
-            if matches!(self.name, WalName::History(_)) { config.retry.min(HISTORY_RETRY) } else { config.retry };
-        let retry = Deadline::after(retry);
-        let longest = (!config.wait_max.is_zero()).then(|| Deadline::after(config.wait_max));
-        let bell = Bell::new(&self.watched());
-        let mut told = false;
+        let is_history = matches!(self.name, WalName::History(_));
+        if self.name == WalName::History(TimelineId(1)) {
+            // A promotion asks for it, and it never existed: no outage may stand in its way.
+            return Class::Absent.code();
+        }
+        if is_history && self.mode() != Mode::Other {
+            fetch::sweep_landings(&self.target);
+        }
+        let retry = if is_history { config.retry.min(HISTORY_RETRY) } else { config.retry };
+        let wait = (!config.wait_max.is_zero()).then(|| Deadline::after(config.wait_max));
+        let mut limits = Limits { retry: Deadline::after(retry), wait, told: String::new() };
+        // Taking a watch away again costs milliseconds, so only a call that waits has one.
+        let mut bell: Option<Bell> = None;
         loop {
-            let look = match self.orders.look() {
-                Ok(say) => self.look(say, retry, longest, &mut told),
+            if self.postmaster.is_some_and(|server| !server.is_alive()) {
+                log::info!("the server that asked for '{}' is gone", self.name);
+                return Class::Abort.code();
+            }
+            let look = match self.say() {
+                Ok(say) => self.look(say, &mut limits),
                 Err(error) => Look::Exit(self.cannot_tell(Say::Wait, error.into())),
             };
             match look {
                 Look::Exit(code) => return code,
-                Look::Again(longest) => bell.wait(longest),
+                Look::Again(longest) => {
+                    if let Some(bell) = &bell {
+                        bell.wait(longest);
+                    } else {
+                        // What came between the look and the watch rings nothing, so the first wait is another look.
+                        bell = Some(Bell::new(&self.watched()));
+                    }
+                }
             }
         }
     }
 
-    /// One look: at the orders, then at the places.
-    fn look(&self, say: Say, retry: Deadline, longest: Option<Deadline>, told: &mut bool) -> Look {
-        let poll = self.context.config.restore.poll;
-        if say == Say::Fast || self.fast.load(Ordering::Relaxed) {
-            return Look::Exit(self.end_fast());
+    /// What is ordered. No order is about a history, and none is for anybody but a recovering server.
+    fn say(&self) -> Result<Say, ArchiveError> {
+        let segment = matches!(self.name, WalName::Segment(_));
+        if !segment || self.mode() == Mode::Other || self.context.dry_run {
+            return Ok(Say::Wait);
         }
-        if say == Say::Pause && !matches!(self.name, WalName::History(_)) {
-            say_once(told, "paused: remove PAUSE or write CONTINUE into the control folder to go on");
+        if self.fast.load(Ordering::Relaxed) {
+            return Ok(Say::Fast);
+        }
+        self.orders.look()
+    }
+
+    /// One look: at the order, then at the places.
+    fn look(&self, say: Say, limits: &mut Limits) -> Look {
+        let poll = self.context.config.restore.poll;
+        if let (Say::Fast | Say::EndAt(_), WalName::Segment(segment)) = (say, self.name) {
+            let before = matches!(say, Say::EndAt(end) if segment.position() < end.position());
+            if !before {
+                return Look::Exit(self.end_fast(say, segment));
+            }
+        }
+        if say == Say::Pause {
+            limits.tell("paused: remove PAUSE or write CONTINUE into the control folder to go on");
             return Look::Again(poll);
         }
         if let Some(left) = self.held_back(say) {
-            return self.wait_or(say, longest, left.min(poll), told, "it is held back by restore.delay");
+            return self.wait_or_absent(say, limits, left.min(poll), "it is held back by restore.delay");
         }
-        match self.fetch() {
+        match self.fetch_named(self.name) {
             Ok(Answer::Handed(handed)) => Look::Exit(self.handed(&handed)),
-            Ok(Answer::Absent) => self.absent(say, longest, told),
-            Err(_) if !retry.expired() => Look::Again(PAUSE.min(retry.remaining())),
-            Err(failure) if self.waits(say) => {
-                say_once(told, &failure.message);
+            Ok(Answer::Absent) => self.absent(say, limits),
+            Err(failure) if say == Say::Wait && may_pass(failure.class) && !limits.retry.expired() => {
+                log::debug!("{}", failure.message);
+                Look::Again(PAUSE.min(limits.retry.remaining()))
+            }
+            // Stuck is noticed and mended; an end would be neither.
+            Err(failure) if self.waits(say) && !limits.wait_is_over() => {
+                limits.warn(&failure);
                 Look::Again(poll)
             }
             Err(failure) => Look::Exit(self.cannot_tell(say, failure)),
@@ -183,59 +220,100 @@ impl<'a> Restore<'a> {
 
     fn waits(&self, say: Say) -> bool {
         let segment = matches!(self.name, WalName::Segment(_));
-        self.wait && segment && Situation::of(self.pgdata.as_deref(), say) == Situation::Standby
+        self.wait && segment && matches!(say, Say::Wait | Say::Pause) && self.mode() != Mode::Other
     }
 
-    /// Waits on where that is wanted, else answers "absent" to a standby that will ask again.
-    fn wait_or(&self, say: Say, longest: Option<Deadline>, pause: Duration, told: &mut bool, why: &str) -> Look {
-        if self.waits(say) && longest.is_none_or(|longest| !longest.expired()) {
-            say_once(told, &format!("waiting for '{}': {why}", self.name));
+    /// Waits on where that is wanted, else answers "absent" to a standby, which asks again.
+    fn wait_or_absent(&self, say: Say, limits: &mut Limits, pause: Duration, why: &str) -> Look {
+        if !self.waits(say) {
+            return Look::Exit(Class::Absent.code());
+        }
+        if !limits.wait_is_over() {
+            limits.tell(&format!("waiting for '{}': {why}", self.name));
             return Look::Again(pause);
         }
-        Look::Exit(Class::Absent.code())
+        if self.mode() == Mode::Standby {
+            return Look::Exit(Class::Absent.code());
+        }
+        let longest = self.context.config.restore.wait_max.as_secs_f64();
+        let text = format!("'{}' did not come within restore.wait_max = {longest} s", self.name);
+        let hint = "Start the server again to wait on; to open it with what it has, write smart into the trigger file.";
+        Look::Exit(self.cannot_tell(say, Failure::new(Class::Timeout, text).hinted(hint)))
     }
 
-    fn absent(&self, say: Say, longest: Option<Deadline>, told: &mut bool) -> Look {
-        let WalName::Segment(segment) = self.name else { return Look::Exit(Class::Absent.code()) };
+    fn absent(&self, say: Say, limits: &mut Limits) -> Look {
+        let segment = match self.name {
+            WalName::Segment(segment) => segment,
+            WalName::History(timeline) => return Look::Exit(self.absent_history(timeline)),
+            _ => return Look::Exit(Class::Absent.code()),
+        };
         if self.partial || say == Say::Stop {
             match self.serve_partial(segment) {
-                Ok(Some(code)) => return Look::Exit(code),
-                Ok(None) => {}
+                Ok(true) => return Look::Exit(0),
+                Ok(false) => {}
                 Err(failure) => return Look::Exit(self.cannot_tell(say, failure)),
             }
         }
-        if Situation::of(self.pgdata.as_deref(), say) == Situation::Standby {
-            return self.wait_or(say, longest, self.context.config.restore.poll, told, "no place holds it yet");
+        let ends = matches!(say, Say::Smart | Say::Stop | Say::Promote | Say::EndAt(_));
+        if self.waits(say) && self.is_left_behind(segment) {
+            log::info!("'{segment}' is not waited for: a later timeline has left its own before it");
+            return Look::Exit(Class::Absent.code());
+        }
+        if self.waits(say) || (self.mode() == Mode::Standby && !ends) {
+            return self.wait_or_absent(say, limits, self.context.config.restore.poll, "no place holds it yet");
         }
         Look::Exit(self.end_of_wal(segment, say))
     }
 
-    /// "Absent" will end recovery: so it must be the end. A segment that lies in pg_wal is read from there by the server
-    /// after this answer, so it is no hole.
-    fn end_of_wal(&self, segment: SegmentName, say: Say) -> u8 {
-        if self.is_in_pg_wal(segment) {
-            return Class::Absent.code();
-        }
-        for site in self.fetcher.sites() {
-            let found = site.archive().and_then(|archive| hole::evidence(segment, &archive));
-            match found {
-                Ok(None) => {}
-                Ok(Some(evidence)) => {
-                    return self.cannot_tell(say, ArchiveError::Hole { name: self.name, evidence }.into());
-                }
-                Err(error) => return self.cannot_tell(say, error.into()),
-            }
-        }
-        self.mention_partial(segment);
-        Class::Absent.code()
+    /// A standby looks for later timelines only when it was told "absent"; waiting on, it would miss the switch.
+    fn is_left_behind(&self, segment: SegmentName) -> bool {
+        let left = |archive: Archive| hole::is_left_behind(segment, &archive);
+        let mut sites = self.fetcher.sites().into_iter();
+        self.mode() == Mode::Standby && sites.any(|site| site.archive().and_then(left).unwrap_or(false))
     }
 
-    fn is_in_pg_wal(&self, segment: SegmentName) -> bool {
+    /// A history that is absent although its timeline is there would end recovery on the timeline before.
+    fn absent_history(&self, timeline: TimelineId) -> u8 {
+        if self.mode() == Mode::Standby {
+            return Class::Absent.code();
+        }
+        self.unless(Say::Wait, |archive| hole::lost_history(timeline, archive)).unwrap_or(Class::Absent.code())
+    }
+
+    /// "Absent" will end recovery: so it must be the end. A segment that lies in pg_wal is read from there by the
+    /// server after this answer, so it is no hole.
+    fn end_of_wal(&self, segment: SegmentName, say: Say) -> u8 {
+        if !self.is_whole_in_pg_wal(segment)
+            && let Some(code) = self.unless(say, |archive| hole::evidence(segment, archive))
+        {
+            return code;
+        }
+        self.mention_partial(segment);
+        self.open_standby(say).unwrap_or(Class::Absent.code())
+    }
+
+    /// The code for "cannot tell" if a place has evidence against "absent", or cannot say whether it has.
+    fn unless(&self, say: Say, look: impl Fn(&Archive) -> Result<Option<String>, ArchiveError>) -> Option<u8> {
+        for site in self.fetcher.sites() {
+            match site.archive().and_then(|archive| look(&archive)) {
+                Ok(None) => {}
+                Ok(Some(evidence)) => {
+                    return Some(self.cannot_tell(say, ArchiveError::Hole { name: self.name, evidence }.into()));
+                }
+                Err(error) => return Some(self.cannot_tell(say, error.into())),
+            }
+        }
+        None
+    }
+
+    /// One that breaks off may be the end of WAL, but proves nothing if the places show that more followed.
+    fn is_whole_in_pg_wal(&self, segment: SegmentName) -> bool {
         let (Some(pgdata), Some(asker)) = (&self.pgdata, self.asker) else { return false };
         let path = pgdata.join("pg_wal").join(segment.to_string());
         let (system_id, size) = (Some(asker.system), Some(asker.segment_size));
         let expected = Expected { name: segment, system_id, size, partial: true };
-        fetch::check_file(&path, expected).is_ok_and(|report| report.is_some_and(|found| found.records > 0))
+        let report = fetch::check_file(&path, expected).ok().flatten();
+        report.is_some_and(|report| !matches!(report.ends, Ending::Torn { .. }))
     }
 
     /// Says that there is a tail that is not served unless it is asked for.
@@ -253,39 +331,101 @@ impl<'a> Restore<'a> {
         }
     }
 
-    fn serve_partial(&self, segment: SegmentName) -> Result<Option<u8>, Failure> {
-        match self.fetcher.fetch(WalName::Partial(segment), &self.target, self.asker)? {
+    fn serve_partial(&self, segment: SegmentName) -> Result<bool, Failure> {
+        match self.fetch_named(WalName::Partial(segment))? {
             Answer::Handed(handed) => {
                 let until = handed.valid_until.map_or_else(String::new, |lsn| format!(", which ends at {lsn}"));
                 log::warn!("serving the partial segment '{segment}' from the {}{until}", handed.from);
-                Ok(Some(0))
+                Ok(true)
             }
-            Answer::Absent => Ok(None),
+            Answer::Absent => Ok(false),
         }
     }
 
-    fn fetch(&self) -> Result<Answer, Failure> {
-        let config = &self.context.config;
+    fn fetch_named(&self, name: WalName) -> Result<Answer, Failure> {
         if self.context.dry_run {
-            return self.dry_run();
+            return self.dry_run(name);
         }
-        let deadline = Deadline::after(config.restore.deadline);
-        if self.worker && matches!(self.name, WalName::Segment(_)) {
-            let spool = Spool::new(&config.local.spool);
-            let what = What::Fetch { name: self.name, target: self.target.clone(), asker: self.asker };
-            match ask_worker(&spool, what, config, deadline) {
-                Some(Reply::Fetched(answer)) => return Ok(answer),
-                Some(Reply::Failed(failure)) => return Err(failure),
-                _ => start_worker(self.context, &spool),
+        let deadline = Deadline::after(self.context.config.restore.deadline);
+        if self.worker
+            && matches!(name, WalName::Segment(_))
+            && let Some(answer) = self.fetch_by_worker(name, deadline)
+        {
+            return answer;
+        }
+        self.fetch_here(name, deadline)
+    }
+
+    /// A standby asks again soon; to the others the answer is final, so every place is really asked.
+    fn is_final(&self) -> bool {
+        self.mode() != Mode::Standby
+    }
+
+    /// `None` where this process has to do the work.
+    fn fetch_by_worker(&self, name: WalName, deadline: Deadline) -> Option<Result<Answer, Failure>> {
+        let config = &self.context.config;
+        let spool = Spool::new(&config.local.spool);
+        let landing = self.new_landing();
+        let what = What::Fetch { name, target: landing.clone(), asker: self.asker };
+        match ask_worker(&spool, what, config, deadline) {
+            Some(Reply::Fetched(answer)) => Some(self.land(Ok(answer), &landing)),
+            Some(Reply::Failed(failure))
+                if !self.is_final() || deadline.expired() || failure.class == Class::Corrupt =>
+            {
+                Some(self.land(Err(failure), &landing))
+            }
+            Some(Reply::Failed(failure)) => {
+                log::debug!("the worker failed: {}", failure.message);
+                None
+            }
+            _ => {
+                start_worker(self.context, &spool);
+                None
             }
         }
-        Ok(self.fetcher.fetch(self.name, &self.target, self.asker)?)
+    }
+
+    /// Does the work in this process, in a thread: a disk that hangs must not hang the server.
+    fn fetch_here(&self, name: WalName, deadline: Deadline) -> Result<Answer, Failure> {
+        let (fetcher, asker, thorough) = (Arc::clone(&self.fetcher), self.asker, self.is_final());
+        let (done, wait) = mpsc::channel();
+        let landing = self.new_landing();
+        let file = landing.clone();
+        std::thread::spawn(move || {
+            // Nobody listens any more once the deadline has passed.
+            let _ = done.send(fetcher.fetch(name, &file, asker, thorough));
+        });
+        let answer = wait.recv_timeout(deadline.remaining()).unwrap_or_else(|_| {
+            let after = self.context.config.restore.deadline;
+            let waiting_for = "a place, or the disk of this machine, did not answer".to_owned();
+            Err(ArchiveError::Deadline { name, after, waiting_for })
+        });
+        self.land(answer.map_err(Failure::from), &landing)
+    }
+
+    /// A name of our own, so that nobody who is late writes to the target when it is somebody else's.
+    fn new_landing(&self) -> PathBuf {
+        let landing = fetch::landing(&self.target);
+        *self.landing() = Some(landing.clone());
+        landing
+    }
+
+    /// Gives a whole file the target's name; whatever else is there goes.
+    fn land(&self, answer: Result<Answer, Failure>, landing: &Path) -> Result<Answer, Failure> {
+        if matches!(answer, Ok(Answer::Handed(_))) {
+            let named = std::fs::rename(landing, &self.target);
+            named.map_err(|error| Failure::from(ArchiveError::io("rename to", &self.target)(error)))?;
+        } else {
+            // A leftover is swept by a later recovery.
+            let _ = std::fs::remove_file(landing);
+        }
+        answer
     }
 
     /// Looks and checks like a real call, into a file that is removed again.
-    fn dry_run(&self) -> Result<Answer, Failure> {
-        let scratch = std::env::temp_dir().join(format!("pgwarm-{}-{}", self.name, std::process::id()));
-        let answer = self.fetcher.fetch(self.name, &scratch, self.asker);
+    fn dry_run(&self, name: WalName) -> Result<Answer, Failure> {
+        let scratch = fetch::landing(&std::env::temp_dir().join(name.to_string()));
+        let answer = self.fetcher.fetch(name, &scratch, self.asker, true);
         // Nothing depends on a scratch file that stays.
         let _ = std::fs::remove_file(&scratch);
         Ok(answer?)
@@ -296,42 +436,63 @@ impl<'a> Restore<'a> {
             log::warn!("{notice}; '{}' was taken from the {} instead", self.name, handed.from);
         }
         if self.context.dry_run {
-            println!("'{}' would come from the {}", self.name, handed.from);
+            output::line(format_args!("'{}' would come from the {}", self.name, handed.from));
         } else {
             log::debug!("'{}' came from the {}", self.name, handed.from);
         }
         0
     }
 
-    fn end_fast(&self) -> u8 {
-        log::warn!("recovery ends before '{}': the trigger says fast, WAL that is there is not applied", self.name);
-        match self.orders.used_fast() {
-            Ok(()) => Class::Absent.code(),
-            Err(error) => self.cannot_tell(Say::Fast, error.into()),
+    fn end_fast(&self, say: Say, segment: SegmentName) -> u8 {
+        if say == Say::Fast {
+            log::warn!("recovery ends before '{segment}': the trigger says fast, WAL that is there is not applied");
+            if let Err(error) = self.orders.used_fast(segment) {
+                return self.cannot_tell(say, error.into());
+            }
         }
+        self.open_standby(say).unwrap_or(Class::Absent.code())
+    }
+
+    /// "Absent" opens no standby, so an order to open one is passed on to the server. The code if that fails.
+    fn open_standby(&self, say: Say) -> Option<u8> {
+        let ordered = matches!(say, Say::Smart | Say::Fast | Say::EndAt(_) | Say::Stop);
+        let (true, Some(pgdata)) = (ordered && self.mode() == Mode::Standby, &self.pgdata) else { return None };
+        let server = self.postmaster?;
+        log::info!("all that was ordered is applied before '{}': the server is told to promote", self.name);
+        let told = server.promote(pgdata).err()?;
+        Some(self.cannot_tell(say, told.into()))
+    }
+
+    /// A history never changes, and the server reads its own copy after "absent". A promotion asks for the one of the
+    /// timeline it leaves when the signal files are gone already: stopped there, it would start as after a crash.
+    fn is_known_history(&self) -> bool {
+        let (WalName::History(timeline), Some(pgdata)) = (self.name, &self.pgdata) else { return false };
+        let text = std::fs::read_to_string(pgdata.join("pg_wal").join(self.name.to_string()));
+        text.is_ok_and(|text| TimelineHistory::parse(timeline, &text).is_ok())
     }
 
     fn cannot_tell(&self, say: Say, failure: Failure) -> u8 {
-        let situation = Situation::of(self.pgdata.as_deref(), say);
-        let code = situation.exit(failure.class);
-        self.context.report(&failure);
-        if code == Class::Abort.code() {
-            log::error!(
-                "recovery is stopped rather than ended early: to go on without '{}' would lose what follows; mend the \
-                 cause and start the server again, recovery continues where it was",
-                self.name
-            );
+        if self.is_known_history() {
+            log::warn!("{}; PostgreSQL takes '{}' from pg_wal", failure.message, self.name);
+            return Class::Absent.code();
+        }
+        let code = self.mode().exit(say, failure.class);
+        let stopped = code == Class::Abort.code();
+        self.context.report(&if stopped { said_to_stop(failure, self.name) } else { failure });
+        if !stopped && say == Say::Promote {
+            log::warn!("the promotion goes on without an answer from every place");
         }
         code
     }
 
-    /// How long the segment is still to be held back.
+    /// How long the segment is still to be held back. To a restore that does not wait, held back would mean ended.
     fn held_back(&self, say: Say) -> Option<Duration> {
         let delay = self.context.config.restore.delay;
-        if delay.is_zero() || say != Say::Wait || !matches!(self.name, WalName::Segment(_)) {
+        let held = self.wait || self.mode() == Mode::Standby;
+        if delay.is_zero() || say != Say::Wait || !held || !matches!(self.name, WalName::Segment(_)) {
             return None;
         }
-        let stored = self.fetcher.stored_at(self.name).ok().flatten()?;
+        let stored = self.fetcher.stored_at(self.name)?;
         let age = SystemTime::now().duration_since(stored).unwrap_or(Duration::ZERO);
         delay.checked_sub(age).filter(|left| !left.is_zero())
     }
@@ -339,12 +500,18 @@ impl<'a> Restore<'a> {
     fn watched(&self) -> Vec<PathBuf> {
         let config = &self.context.config;
         let mut folders: Vec<PathBuf> = self.pgdata.iter().cloned().collect();
-        folders.push(config.local.spool.join(&config.restore.control));
+        folders.extend(self.orders.trigger.iter().filter_map(|trigger| trigger.parent().map(Path::to_owned)));
+        folders.push(self.orders.control.clone());
         if let (Some(archive), Some(segment)) = (&config.own().archive, self.name.segment()) {
             folders.push(archive.join(&config.cluster.name).join(layout::folder(segment).as_str()));
         }
         folders.retain(|folder| folder.is_dir());
         folders
+    }
+
+    fn landing(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        // A path is whole, whoever panicked.
+        self.landing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// SIGUSR1 means fast, as pg_standby's users know it. SIGTERM ends us as PostgreSQL expects: by the signal itself.
@@ -353,102 +520,59 @@ impl<'a> Restore<'a> {
         if let Err(error) = signal_hook::flag::register(SIGUSR1, Arc::clone(&self.fast)) {
             log::debug!("SIGUSR1 is not listened to: {error}");
         }
-        let temporary = fetch::temporary(&self.target);
+        let landing = Arc::clone(&self.landing);
         let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGQUIT]) else { return };
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                // What stays is overwritten by the next call.
-                let _ = std::fs::remove_file(&temporary);
+                if let Some(landing) = &*landing.lock().unwrap_or_else(PoisonError::into_inner) {
+                    // What stays is swept by a later recovery.
+                    let _ = std::fs::remove_file(landing);
+                }
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
         });
     }
 }
 
+impl Limits {
+    fn wait_is_over(&self) -> bool {
+        self.wait.is_some_and(|wait| wait.expired())
+    }
+
+    /// Says something once, until there is something else to say.
+    fn tell(&mut self, text: &str) {
+        if self.told != text {
+            text.clone_into(&mut self.told);
+            log::info!("{text}");
+        }
+    }
+
+    fn warn(&mut self, failure: &Failure) {
+        if self.told != failure.message {
+            self.told.clone_from(&failure.message);
+            log::warn!("{}; waiting until it is mended", failure.message);
+            if let Some(hint) = &failure.hint {
+                log::warn!(target: logging::HINT, "{hint}");
+            }
+        }
+    }
+}
+
+/// True where the same question may be answered a moment later.
+fn may_pass(class: Class) -> bool {
+    situation::is_outage(class) || class == Class::Storage
+}
+
+/// Adds to the hint that recovery was stopped on purpose, and that nothing is lost by it.
+fn said_to_stop(failure: Failure, name: WalName) -> Failure {
+    let cause = failure.hint.clone().map(|hint| format!("{hint} ")).unwrap_or_default();
+    failure.hinted(format!(
+        "{cause}Recovery stops here on purpose: opening the server without '{name}' could lose what follows it. Mend the \
+         cause, or take a place that is gone for good out of restore.from, and start the server again; recovery goes on \
+         where it was."
+    ))
+}
+
 fn working_directory() -> Option<PathBuf> {
     std::env::current_dir().ok().filter(|here| here.join("PG_VERSION").is_file())
-}
-
-fn say_once(told: &mut bool, text: &str) {
-    if !*told {
-        log::info!("{text}");
-        *told = true;
-    }
-}
-
-/// `archive_cleanup_command`: reports this node's restart point to every archive it restores from, then removes from its
-/// own archive what no consumer needs.
-fn clean_up(restart: Option<&str>, context: &Context) -> Result<u8, Failure> {
-    let config = Arc::new(context.config.clone());
-    let sites = Arc::new(Sites::new(&config));
-    if let Some(restart) = restart {
-        let oldest: WalName = restart.parse().map_err(|error| Failure::from(ArchiveError::Name(error)))?;
-        match oldest.segment() {
-            Some(oldest) if !oldest.is_zero() => report(oldest, &config, &sites, context),
-            _ => {
-                log::debug!("no restart point is known yet, nothing is removed");
-                return Ok(0);
-            }
-        }
-    }
-    let Some(own) = sites.get(&config.local.node) else { return Ok(0) };
-    let control = config.local.spool.join(&config.restore.control);
-    if Orders::new(Path::new("/"), Path::new("/"), &control).removal_paused()? {
-        log::info!("nothing is removed while KEEP lies in '{}'", control.display());
-        return Ok(0);
-    }
-    let archive = own.archive()?;
-    match expire::cut(&expire::needs(&config, &archive)?) {
-        Cut::KeepAll(reasons) => {
-            log::info!("all WAL is kept: {}", reasons.join("; "));
-            if context.dry_run {
-                println!("all WAL is kept: {}", reasons.join("; "));
-            }
-        }
-        Cut::Before(oldest, who) => {
-            let limit = config.restore.remove_max as usize;
-            let removed = expire::remove_before(&archive, oldest, limit, context.dry_run)?;
-            let verb = if context.dry_run { "would remove" } else { "removed" };
-            let size = output::size(removed.bytes);
-            let text = format!("{verb} {} files ({size}) before '{oldest}', kept for {who}", removed.files.len());
-            if context.dry_run {
-                removed.files.iter().for_each(|file| println!("{verb} {file}"));
-                println!("{text}");
-            } else if !removed.files.is_empty() {
-                log::info!("{text}");
-            }
-        }
-    }
-    Ok(0)
-}
-
-/// A place that cannot be told keeps more WAL than it needs: that is the safe side, so it stops nothing.
-fn report(oldest: SegmentName, config: &Arc<Config>, sites: &Arc<Sites>, context: &Context) {
-    if context.dry_run {
-        return;
-    }
-    let record = Record::new(&config.local.node, "standby: its restart point", oldest);
-    for site in Fetcher::new(config, sites).sites() {
-        if site.recently_down(config.archive.retry).is_some() {
-            continue;
-        }
-        if let Err(error) = site.archive().and_then(|archive| record.write(&archive)) {
-            log::warn!("the archive of {} was not told the restart point '{oldest}': {error}", site.name());
-            site.mark_down(&Failure::from(error));
-        }
-    }
-}
-
-/// Takes a consumer that is gone out of the account.
-fn forget(node: &str, context: &Context) -> Result<u8, Failure> {
-    let config = Arc::new(context.config.clone());
-    let sites = Sites::new(&config);
-    let Some(own) = sites.get(&config.local.node) else {
-        return Err(Failure::new(Class::Refused, "this node holds no archive"));
-    };
-    let archive = own.archive()?;
-    let known = Record::remove(&archive, node, context.dry_run)?;
-    let verb = if context.dry_run { "would forget" } else { "forgot" };
-    println!("{}", if known { format!("{verb} what {node} needs") } else { format!("{node} has left no record") });
-    Ok(0)
 }

@@ -1,8 +1,8 @@
 //! Runs a program: arguments, configuration, log, the program's own function, exit code.
 //!
 //! Every program ends here and nowhere else, so that these hold for all of them: an error is one ERROR line and at most
-//! one HINT line; no code above 125 but from `restore-wal`; a panic is reported as a bug and never as an answer; root is
-//! refused; a reader of standard output that goes away is no error.
+//! one HINT line; no code above 125 but from `restore-wal`; a panic is reported as a bug and never as an answer; root
+//! is refused; a reader of standard output that goes away is no error.
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +14,8 @@ use clap::error::ErrorKind;
 use log::LevelFilter;
 
 use super::{Failures, Program, arguments, help, output, program};
+use crate::archive::situation::Mode;
+use crate::archive::waiting::Say;
 use crate::config::{Config, ConfigError, Source, render};
 use crate::error::{Class, Failure};
 use crate::system::logging::{self, Sinks};
@@ -112,8 +114,8 @@ pub fn bare_from(name: &'static str, words: impl Iterator<Item = OsString>, comm
     })
 }
 
-/// Prints a failure as its two lines. The house does it for the failure a program returns; a program that returns a code
-/// of its own does it itself.
+/// Prints a failure as its two lines. The house does it for the failure a program returns; a program that returns a
+/// code of its own does it itself.
 pub fn report(program: &str, failure: &Failure) {
     let message = format!("[{}] {}", failure.class.name(), failure.message);
     if logging::started() {
@@ -176,7 +178,8 @@ fn code(program: &Program, class: Class) -> u8 {
     match program.failures {
         Failures::Class => class.code().min(CODE_MAX),
         Failures::Abort if class == Class::Absent => Class::Absent.code(),
-        Failures::Abort => Class::Abort.code(),
+        // PostgreSQL calls in its data directory; a say is not known this early.
+        Failures::Abort => Mode::of(std::env::current_dir().ok().as_deref()).exit(Say::Wait, class),
     }
 }
 

@@ -3,3 +3,4 @@
 pub mod check;
 pub mod distribute;
 pub mod remote;
+pub mod wal_listing;

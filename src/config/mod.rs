@@ -1,9 +1,9 @@
 //! The configuration: one file that is the same on every node, and a small one that says which node this is.
 //!
-//! `options` holds THE table; `value` the kinds of value; `ini` reads a file into lines; `load` finds the files, settles
-//! each value and reports every problem at once; `build` fills the structs; `check` looks at values together; `render`
-//! prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a struct a
-//! section. No secret ever stands in it.
+//! `options` holds THE table; `value` the kinds of value; `ini` reads a file into lines; `load` finds the files,
+//! settles each value and reports every problem at once; `build` fills the structs; `check` looks at values together;
+//! `render` prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a
+//! struct a section. No secret ever stands in it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,7 +57,8 @@ pub struct Local {
     pub node: String,
     /// Where queues, the worker's socket and caches live; outside PGDATA. Default `/var/lib/pgwarm/spool`.
     pub spool: PathBuf,
-    /// Directory of PostgreSQL's own programs (pg_controldata, pg_ctl, …); empty: found beside the running server or in PATH.
+    /// Directory of PostgreSQL's own programs (pg_controldata, pg_ctl, …); empty: found beside the running server or in
+    /// PATH.
     pub pg_bin: Option<PathBuf>,
 }
 

@@ -1,4 +1,5 @@
-//! Prints the configuration: the sample files and the README's table from the table alone, `--show-config` from what holds.
+//! Prints the configuration: the sample files and the README's table from the table alone, `--show-config` from what
+//! holds.
 
 use std::fmt::Write;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Connection strings as libpq reads them: keyword/value strings and URIs.
 //!
 //! A [`Conninfo`] holds what was written, keyword by keyword, and nothing else: no default, no environment. `resolve`
-//! adds those. Printing one gives a keyword/value string fit for `primary_conninfo`; secrets are left out of it, so that
-//! no password ever reaches a log, a configuration file or a message.
+//! adds those. Printing one gives a keyword/value string fit for `primary_conninfo`; secrets are left out of it, so
+//! that no password ever reaches a log, a configuration file or a message.
 
 use std::fmt;
 use std::str::FromStr;

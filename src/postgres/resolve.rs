@@ -429,7 +429,8 @@ impl Merged<'_> {
         ConninfoError::Unsupported { keyword, value, advice }
     }
 
-    /// Refuses what libpq would enforce and this program cannot: ignoring it would make a connection less safe than asked.
+    /// Refuses what libpq would enforce and this program cannot: ignoring it would make a connection less safe than
+    /// asked.
     fn refuse_unsupported(&self) -> Result<(), ConninfoError> {
         if self.filled("require_auth").is_some() {
             return Err(self.unsupported(

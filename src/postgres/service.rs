@@ -64,7 +64,8 @@ pub fn lookup(name: &str, files: &[ServiceFile]) -> Result<Vec<(String, String)>
     Err(ServiceError::NotFound { name: name.to_owned(), looked: looked.join(", ") })
 }
 
-/// The keywords of a service in one file; none if the file does not define it. A line outside the section is not judged.
+/// The keywords of a service in one file; none if the file does not define it. A line outside the section is not
+/// judged.
 pub fn search(text: &str, name: &str, path: &Path) -> Result<Option<Vec<(String, String)>>, ServiceError> {
     let mut found: Option<Vec<(String, String)>> = None;
     for (index, line) in text.lines().enumerate() {

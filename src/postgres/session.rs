@@ -1,7 +1,7 @@
 //! The driver behind a deadline: the one place that names tokio.
 //!
-//! The driver is asynchronous inside. Its blocking front end cannot give up on a server that falls silent, so the runtime
-//! is held here: one thread, no background work while nobody waits, and dropping it closes the socket. Nothing
+//! The driver is asynchronous inside. Its blocking front end cannot give up on a server that falls silent, so the
+//! runtime is held here: one thread, no background work while nobody waits, and dropping it closes the socket. Nothing
 //! asynchronous leaves this module.
 
 use std::future::Future;

@@ -63,7 +63,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the configuration file of a server and then the `postgresql.auto.conf` of its data directory, if it is there.
+    /// Reads the configuration file of a server and then the `postgresql.auto.conf` of its data directory, if it is
+    /// there.
     pub fn read(config_file: &Path, data_directory: &Path) -> Result<Settings, SettingsError> {
         let mut settings = Settings::default();
         settings.read_file(config_file, None, 0)?;

@@ -219,8 +219,8 @@ fn roots(settings: &TlsSettings) -> Result<Option<Roots>, TlsError> {
     }
 }
 
-/// True if the file is there. That it cannot be told is an error; but a home directory that belongs to somebody else, as
-/// under sudo, holds nothing for us.
+/// True if the file is there. That it cannot be told is an error; but a home directory that belongs to somebody else,
+/// as under sudo, holds nothing for us.
 fn exists(settings: &TlsSettings, what: &'static str, path: &Path) -> Result<bool, TlsError> {
     match path.try_exists() {
         Err(error) if settings.home.as_ref().is_some_and(|home| path.starts_with(home)) => {

@@ -1,19 +1,23 @@
-//! What is shipped: a file in the spool, encoded once, with its size and hash, used for every place.
+//! What is shipped: encoded once, with its size and hash, used for every place.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Cursor, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Encoding;
 
 /// A file ready to be stored, byte for byte, in any number of places.
 ///
-/// It lives in a file rather than in memory so that memory does not grow with the segment size and a queue can keep it
-/// by a hard link.
+/// A small one lives in memory, since writing what is read again at once is the larger part of the work; a large one
+/// lives in its file, so that memory does not grow with the segment size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
-    /// The file that holds the stored bytes.
+    /// The file that holds the stored bytes, or will hold them once [`Payload::write_file`] was called.
     pub file: PathBuf,
+    /// The stored bytes, where they are in memory.
+    pub memory: Option<Arc<Vec<u8>>>,
     /// How many bytes it holds.
     pub size: u64,
     /// The SHA-256 of these bytes, checked where they arrive.
@@ -31,7 +35,7 @@ impl Payload {
         let mut buffer = vec![0u8; 256 << 10];
         let mut size = 0;
         loop {
-            match io::Read::read(&mut source, &mut buffer)? {
+            match source.read(&mut buffer)? {
                 0 => break,
                 count => {
                     hash.update(&buffer[..count]);
@@ -39,11 +43,29 @@ impl Payload {
                 }
             }
         }
-        Ok(Payload { file: file.to_owned(), size, sha256: hash.finalize().into(), encoding })
+        Ok(Payload { file: file.to_owned(), memory: None, size, sha256: hash.finalize().into(), encoding })
     }
 
     /// Opens the stored bytes.
-    pub fn open(&self) -> io::Result<File> {
-        File::open(&self.file)
+    pub fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        match &self.memory {
+            Some(bytes) => Ok(Box::new(Cursor::new(Shared(Arc::clone(bytes))))),
+            None => Ok(Box::new(File::open(&self.file)?)),
+        }
+    }
+
+    /// Makes the file exist, for a queue or a later try; nothing is made durable.
+    pub fn write_file(&self) -> io::Result<()> {
+        let Some(bytes) = &self.memory else { return Ok(()) };
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?.write_all(bytes)
+    }
+}
+
+/// Bytes that several readers share.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }

@@ -102,7 +102,7 @@ fn same_content(existing: &StorePath, payload: &Payload, target: &dyn Store) -> 
     let Some(stored) = target.open(existing)? else { return Ok(None) };
     let source = |source| ShipError::Source { path: payload.file.display().to_string(), source };
     let file = payload.open().map_err(source)?;
-    let mut ours = payload.encoding.decoder(Box::new(file)).map_err(source)?;
+    let mut ours = payload.encoding.decoder(file).map_err(source)?;
 
     let (watched, trouble) = Watched::new(stored);
     let theirs = |error: io::Error| match trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {

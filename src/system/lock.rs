@@ -31,7 +31,8 @@ pub enum Taken {
 }
 
 impl Lock {
-    /// Takes the lock at `path` if it is free; never waits. The file is made (0600) where it is missing, its folder not.
+    /// Takes the lock at `path` if it is free; never waits. The file is made (0600) where it is missing, its folder
+    /// not.
     pub fn try_take(path: &Path) -> io::Result<Taken> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {

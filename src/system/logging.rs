@@ -1,9 +1,9 @@
 //! Where log lines go: standard error, and on request a file and syslog.
 //!
-//! PostgreSQL copies a command's standard error into its own log, so lines there look like its own: the program, a level
-//! word of PostgreSQL's (DEBUG, LOG, WARNING, ERROR), the text in one line. simplelog combines the sinks; its own sinks
-//! are not used, since their line cannot name program and process, they keep writing to a file that was rotated away, and
-//! there is none for syslog. A log that cannot be written never fails the command: its work matters more.
+//! PostgreSQL copies a command's standard error into its own log, so lines there look like its own: the program, a
+//! level word of PostgreSQL's (DEBUG, LOG, WARNING, ERROR), the text in one line. simplelog combines the sinks; its own
+//! sinks are not used, since their line cannot name program and process, they keep writing to a file that was rotated
+//! away, and there is none for syslog. A log that cannot be written never fails the command: its work matters more.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -1,4 +1,5 @@
-//! The header that every page of the write-ahead log begins with (PostgreSQL: XLogPageHeaderData, XLogLongPageHeaderData).
+//! The header that every page of the write-ahead log begins with (PostgreSQL: XLogPageHeaderData,
+//! XLogLongPageHeaderData).
 //!
 //! Reads the headers of PostgreSQL 13 to 18 in the byte order of this machine, and says in words what is wrong with
 //! one that it cannot read. Whether a page belongs where it lies is for [`super::segment`] to judge.

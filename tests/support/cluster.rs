@@ -1,4 +1,5 @@
-//! The configuration of several nodes that share one machine: the same `pgwarm.ini` for all, a small `pgwarm.local.ini` each.
+//! The configuration of several nodes that share one machine: the same `pgwarm.ini` for all, a small `pgwarm.local.ini`
+//! each.
 //!
 //! Promises: every node has a data directory path, a spool and (unless it is told otherwise) an archive of its own, and
 //! all of them are reached at 127.0.0.1 at the port of the test's sshd.

@@ -265,6 +265,17 @@ pub fn children_of(pid: u32) -> Vec<u32> {
     all_pids().into_iter().filter(|child| stat(*child).is_some_and(|(_, parent)| parent == pid)).collect()
 }
 
+/// The processes below `pid`, however deep.
+pub fn all_below(pid: u32) -> Vec<u32> {
+    let mut found = children_of(pid);
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children_of(found[next]));
+        next += 1;
+    }
+    found
+}
+
 fn all_pids() -> Vec<u32> {
     let listing = fs::read_dir("/proc").expect("because every Linux has /proc");
     listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()

@@ -6,6 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -58,13 +59,17 @@ impl LookAhead {
 
     /// Answers a call for one file, at once if it was prepared, and gets on with the following ones.
     pub fn push(self: &Arc<Self>, path: &Path, name: WalName, deadline: Deadline) -> Result<Pushed, Failure> {
+        if !self.pusher.is_armed() {
+            // The switch speaks for the file that is asked for; a prepared answer would go past it.
+            return self.ship(path, name, 1, deadline);
+        }
         let answer = match self.known(path, name, deadline) {
             Known::Answer(answer) => answer,
             Known::TooLate => Err(Failure::new(Class::Timeout, format!("'{name}' was not done in time"))),
             Known::Ours => {
                 let alone = self.lock().runners == 0;
                 let threads = if alone { self.cores } else { 1 };
-                let answer = self.pusher.push(path, name, threads, deadline).map_err(Failure::from);
+                let answer = self.ship(path, name, threads, deadline);
                 self.lock().slots.remove(&name);
                 self.changed.notify_all();
                 answer
@@ -74,6 +79,15 @@ impl LookAhead {
             self.look_further(path, name);
         }
         answer
+    }
+
+    /// Ships. A bug in there must fail this call and no other: whoever waits for the slot is told.
+    fn ship(&self, path: &Path, name: WalName, threads: usize, deadline: Deadline) -> Result<Pushed, Failure> {
+        let shipped = catch_unwind(AssertUnwindSafe(|| self.pusher.push(path, name, threads, deadline)));
+        match shipped {
+            Ok(answer) => answer.map_err(Failure::from),
+            Err(_) => Err(Failure::new(Class::Bug, format!("the worker stumbled over '{name}'; its log says where"))),
+        }
     }
 
     /// How many files are prepared.
@@ -128,15 +142,18 @@ impl LookAhead {
         while let Some((name, path)) = self.next() {
             let deadline = Deadline::after(self.config.archive.deadline);
             let stamp = Stamp::of_path(&path);
-            let answer = self.pusher.push(&path, name, 1, deadline).map_err(Failure::from);
+            let answer = self.pusher.is_armed().then(|| self.ship(&path, name, 1, deadline));
             let mut state = self.lock();
-            if answer.is_err() {
+            if !matches!(answer, Some(Ok(_))) {
                 state.upcoming.clear();
             }
-            match stamp {
-                Ok(stamp) => state.slots.insert(name, Slot::Done(stamp, answer)),
-                Err(_) => state.slots.remove(&name),
-            };
+            match (stamp, answer) {
+                // The switch may have been thrown between the question and the shipping.
+                (Ok(stamp), Some(answer)) if !answer.as_ref().is_ok_and(|pushed| pushed.discarded) => {
+                    state.slots.insert(name, Slot::Done(stamp, answer));
+                }
+                _ => drop(state.slots.remove(&name)),
+            }
             drop(state);
             self.changed.notify_all();
         }

@@ -1,7 +1,8 @@
 //! Fetches the next segments before PostgreSQL asks for them.
 //!
 //! What waits here is decoded and checked. "Absent" and failures are never kept: each is found out anew by the call
-//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs nothing.
+//! that asks. Nothing is fetched ahead of a segment that is itself absent, so a standby at the end of WAL costs
+//! nothing.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::archive::ArchiveError;
+use crate::archive::encode::Stamp;
 use crate::archive::fetch::{Answer, Asker, Fetcher, Handed};
 use crate::archive::places::Sites;
 use crate::archive::spool::{Spool, remove_if_there};
@@ -38,7 +40,27 @@ struct State {
 
 enum Slot {
     Running,
-    Ready(PathBuf, Handed),
+    Ready(Ready),
+}
+
+/// A checked file, and the state it was checked in.
+struct Ready {
+    path: PathBuf,
+    stamp: Stamp,
+    handed: Handed,
+}
+
+impl Ready {
+    /// Gives the file away if nobody has touched it since it was checked; else it goes.
+    fn hand_over(self, target: &Path) -> Option<Handed> {
+        let untouched = Stamp::of_path(&self.path).is_ok_and(|now| now == self.stamp);
+        if untouched && move_file(&self.path, target).is_ok() {
+            return Some(self.handed);
+        }
+        // A leftover is only room lost until the next worker starts.
+        let _ = remove_if_there(&self.path);
+        None
+    }
 }
 
 impl Prefetch {
@@ -68,7 +90,7 @@ impl Prefetch {
         self.lock().slots.values().filter(|slot| matches!(slot, Slot::Ready(..))).count()
     }
 
-    /// Hands one file over, at once if it is here, and gets on with the following ones.
+    /// Hands one file over to a name of the caller's own, at once if it is here, and gets on with the following ones.
     pub fn fetch(
         self: &Arc<Self>,
         name: WalName,
@@ -76,10 +98,10 @@ impl Prefetch {
         asker: Option<Asker>,
         deadline: Deadline,
     ) -> Result<Answer, ArchiveError> {
-        let WalName::Segment(segment) = name else { return self.fetcher.fetch(name, target, asker) };
-        let answer = match self.take(segment, asker, deadline) {
-            Some((path, handed)) if move_file(&path, target).is_ok() => Answer::Handed(handed),
-            _ => self.fetcher.fetch(name, target, asker)?,
+        let WalName::Segment(segment) = name else { return self.fetcher.fetch(name, target, asker, false) };
+        let answer = match self.take(segment, asker, deadline).and_then(|ready| ready.hand_over(target)) {
+            Some(handed) => Answer::Handed(handed),
+            None => self.fetcher.fetch(name, target, asker, false)?,
         };
         if matches!(answer, Answer::Handed(_)) {
             self.look_further(segment, asker);
@@ -88,7 +110,7 @@ impl Prefetch {
     }
 
     /// Takes a segment out, waiting for it while it is being fetched.
-    fn take(&self, segment: SegmentName, asker: Option<Asker>, deadline: Deadline) -> Option<(PathBuf, Handed)> {
+    fn take(&self, segment: SegmentName, asker: Option<Asker>, deadline: Deadline) -> Option<Ready> {
         let mut state = self.lock();
         loop {
             if state.asker != asker {
@@ -100,7 +122,7 @@ impl Prefetch {
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 Some(Slot::Ready(..)) => match state.slots.remove(&segment) {
-                    Some(Slot::Ready(path, handed)) => return Some((path, handed)),
+                    Some(Slot::Ready(ready)) => return Some(ready),
                     _ => return None,
                 },
                 _ => return None,
@@ -116,14 +138,12 @@ impl Prefetch {
         let mut state = self.lock();
         let near: Vec<SegmentName> = (1..=depth).map(next).collect();
         if state.asker != asker {
-            state.slots.retain(|_, slot| matches!(slot, Slot::Running));
+            // Another server: nothing that lies here was checked for it.
+            state.slots.retain(|_, slot| !discard(slot));
             state.asker = asker;
         }
         // PostgreSQL has moved on: what lies elsewhere is not asked for any more.
-        state.slots.retain(|name, slot| match slot {
-            Slot::Ready(path, _) if !near.contains(name) => remove_if_there(path).is_err(),
-            _ => true,
-        });
+        state.slots.retain(|name, slot| near.contains(name) || !discard(slot));
         state.wanted = near.into_iter().filter(|name| !state.slots.contains_key(name)).rev().collect();
         while state.runners < RUNNERS_MAX.min(state.wanted.len()) {
             state.runners += 1;
@@ -135,14 +155,17 @@ impl Prefetch {
     fn run(&self) {
         while let Some((segment, asker)) = self.next() {
             let path = self.folder.join(segment.to_string());
-            let fetched = self.fetcher.fetch(WalName::Segment(segment), &path, asker);
+            let fetched = self.fetcher.fetch(WalName::Segment(segment), &path, asker, false);
+            let stamp = Stamp::of_path(&path);
             let mut state = self.lock();
-            match fetched {
-                Ok(Answer::Handed(handed)) if state.asker == asker => {
-                    state.slots.insert(segment, Slot::Ready(path, handed));
+            match (fetched, stamp) {
+                (Ok(Answer::Handed(handed)), Ok(stamp)) if state.asker == asker => {
+                    state.slots.insert(segment, Slot::Ready(Ready { path, stamp, handed }));
                 }
                 // The end, or trouble: the call that comes to it finds out which.
                 _ => {
+                    // What another server's call left is only room lost until the next worker starts.
+                    let _ = remove_if_there(&path);
                     state.slots.remove(&segment);
                     state.wanted.clear();
                 }
@@ -171,19 +194,26 @@ impl Prefetch {
     }
 }
 
-/// Gives a checked file to PostgreSQL: by its name where the file system allows, else by a copy that takes the name last.
+/// Removes what a slot holds. False for one that is still being filled.
+fn discard(slot: &Slot) -> bool {
+    match slot {
+        Slot::Running => false,
+        Slot::Ready(ready) => {
+            // A leftover is only room lost until the next worker starts.
+            let _ = remove_if_there(&ready.path);
+            true
+        }
+    }
+}
+
+/// Gives a checked file to the caller: by its name where the file system allows, else by a copy.
 fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
     if fs::rename(from, to).is_ok() {
         return Ok(());
     }
     let size = fs::metadata(from)?.len();
-    let mut name = to.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".pgwarm-{}", std::process::id()));
-    let temporary = to.with_file_name(name);
-    let copied = fs::copy(from, &temporary)?;
-    if copied != size {
+    if fs::copy(from, to)? != size {
         return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the copy is short"));
     }
-    fs::rename(&temporary, to)?;
     fs::remove_file(from)
 }

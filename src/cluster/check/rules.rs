@@ -173,7 +173,7 @@ pub(crate) mod tests {
             ("archive_command", "/usr/bin/archive-wal %p"),
             ("archive_library", ""),
             ("archive_timeout", "1min"),
-            ("restore_command", "/usr/bin/restore-wal %f %p %r"),
+            ("restore_command", "/usr/bin/restore-wal %f %p"),
             ("wal_level", "replica"),
             ("hot_standby", "on"),
             ("full_page_writes", "on"),

@@ -88,10 +88,10 @@ fn live_settings(connection: &mut Connection) -> Result<Settings, String> {
     let rows = connection.query(&CHECK_SETTINGS, &[&SETTING_NAMES]).map_err(words)?;
     let mut settings = Settings { source: SettingsSource::Server, values: BTreeMap::new(), pending: Vec::new() };
     for row in rows {
-        let read = || -> Result<(String, String, bool), postgres::Error> {
-            Ok((row.try_get("name")?, row.try_get("value")?, row.try_get("pending_restart")?))
-        };
-        let (name, value, pending) = read().map_err(|error| error.to_string())?;
+        let unread = |error: &dyn std::error::Error| error.to_string();
+        let name: String = row.try_get("name").map_err(|error| unread(&error))?;
+        let value: String = row.try_get("value").map_err(|error| unread(&error))?;
+        let pending: bool = row.try_get("pending_restart").map_err(|error| unread(&error))?;
         if pending {
             settings.pending.push(name.clone());
         }

@@ -24,8 +24,8 @@ done
 /// Puts a file. $1: its path; $2: the checksum of what comes on standard input; $3: the mode; $4: the checksum of what
 /// is to be replaced, or `absent`; $5: `program` where it must prove that it runs there before it is put.
 ///
-/// Exit codes: 0 put, 3 what came is not what was sent, 4 somebody else changed it meanwhile, 5 the program does not run
-/// there, anything else: the last line of standard error says why.
+/// Exit codes: 0 put, 3 what came is not what was sent, 4 somebody else changed it meanwhile, 5 the program does not
+/// run there, anything else: the last line of standard error says why.
 pub(super) const PUT: &str = r#"set -eu
 umask 077
 sum() { if command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi; }

@@ -20,7 +20,8 @@ pub(super) struct FolderLock {
 }
 
 impl FolderLock {
-    /// Waits for the lock of `folder`, a descriptor that nobody else shares; `None` where it took longer than `wait_max`.
+    /// Waits for the lock of `folder`, a descriptor that nobody else shares; `None` where it took longer than
+    /// `wait_max`.
     pub(super) fn wait(folder: BorrowedFd, root: impl AsFd, wait_max: Duration) -> io::Result<Option<Self>> {
         match Self::wait_for(folder.try_clone_to_owned()?, wait_max) {
             Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK) => {

@@ -1,6 +1,5 @@
 //! Sending a file or a record: everything in one go, then one answer.
 
-use std::fs::File;
 use std::io::{self, Read};
 
 use crossbeam_channel::unbounded;
@@ -28,7 +27,7 @@ pub(super) fn file(
     let put = Request::Put { path: path.to_string(), rivals, size: payload.size };
     let mut turn = session.turn(operation)?;
     turn.request(&put, Expect::Reply, &sender, operation)?;
-    let sent = content(&mut turn, &mut source, payload.size, operation)?;
+    let sent = content(&mut turn, &mut *source, payload.size, operation)?;
     let end = match &sent {
         // What was announced, not what was found: the far end compares.
         Ok(()) => Request::Commit { size: payload.size, sha256: wire::hex(&payload.sha256) },
@@ -59,7 +58,7 @@ enum Stopped {
 /// Sends the data of a file, at most `size` bytes. The outer error: the connection is gone.
 fn content(
     turn: &mut Turn<'_>,
-    source: &mut File,
+    source: &mut dyn Read,
     size: u64,
     operation: &Operation,
 ) -> Result<Result<(), Stopped>, StoreError> {
@@ -73,7 +72,7 @@ fn content(
         frame.clear();
         frame.resize(HEAD, 0);
         let want = (size - sent).min(wire::CHUNK as u64);
-        let count = match source.by_ref().take(want).read_to_end(&mut frame) {
+        let count = match (&mut *source).take(want).read_to_end(&mut frame) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) => return Ok(Err(Stopped::Source(error))),

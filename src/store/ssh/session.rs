@@ -1,4 +1,5 @@
-//! One connection used by many threads: whoever has the turn writes a request whole, a reader hands answers out in order.
+//! One connection used by many threads: whoever has the turn writes a request whole, a reader hands answers out in
+//! order.
 //!
 //! The frames of one request stand together, so the writing end is passed from hand to hand; the waiters stand in a
 //! queue in the order of their requests. Nothing here waits without a deadline. What times out while the far end is

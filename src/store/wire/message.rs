@@ -174,7 +174,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_entry_survives_the_journey(name in "[a-z0-9.]{1,20}", size in any::<u64>(), at in -4_000_000_000i64..4_000_000_000) {
+        fn an_entry_survives_the_journey(
+            name in "[a-z0-9.]{1,20}",
+            size in any::<u64>(),
+            at in -4_000_000_000i64..4_000_000_000,
+        ) {
             let distance = Duration::new(at.unsigned_abs(), 123_456_789);
             let epoch = SystemTime::UNIX_EPOCH;
             let modified = if at < 0 { epoch - distance } else { epoch + distance };

@@ -222,7 +222,8 @@ mod tests {
 
         #[test]
         fn a_damaged_message_is_an_error_or_another_message(at in 0usize..60, byte in any::<u8>()) {
-            let request = Request::Put { path: "wal/0000000100000000/x.zst".to_owned(), rivals: vec!["a".to_owned()], size: 7 };
+            let (path, rivals) = ("wal/0000000100000000/x.zst".to_owned(), vec!["a".to_owned()]);
+            let request = Request::Put { path, rivals, size: 7 };
             let mut body = request.encode();
             let at = at % body.len();
             body[at] = byte;
@@ -230,7 +231,9 @@ mod tests {
         }
 
         #[test]
-        fn frames_come_out_as_they_went_in(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8)) {
+        fn frames_come_out_as_they_went_in(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
+        ) {
             let mut bytes = Vec::new();
             for body in &bodies {
                 put_frame(&mut bytes, Kind::Last, body);

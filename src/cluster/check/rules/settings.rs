@@ -179,7 +179,7 @@ fn archive_timeout(value: &str, _: &Settings) -> Option<Wrong> {
 
 fn restore_command(value: &str, _: &Settings) -> Option<Wrong> {
     let fix =
-        "Set restore_command = 'restore-wal %f %p %r' (with its full path), on the primary too: it becomes a standby.";
+        "Set restore_command = 'restore-wal %f %p' (with its full path), on the primary too: it becomes a standby.";
     if value.trim().is_empty() {
         return Some((Level::Warning, "a standby here cannot fetch what streaming has missed".to_owned(), fix));
     }
