@@ -21,7 +21,7 @@ const STOP_14: Statement = Statement { name: "backup_stop_14", text: include_str
 const LAYOUT: Statement = Statement { name: "page_layout", text: include_str!("../../sql/page_layout.sql") };
 
 /// How long to wait for a connection and for plain questions.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A checkpoint that is spread takes as long as the server is told to, an hour at most and a half.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(5400);
