@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::BackupError;
 use super::checksum::PAGE;
-use crate::postgres::connection::{Connection, Statement, connect};
+use crate::postgres::connection::{Connection, Row, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::control::{ClusterState, ControlFile};
 use crate::postgres::facts::NodeFacts;
@@ -164,7 +164,7 @@ impl LabelFile {
     }
 }
 
-fn lsn(row: &postgres::Row, name: &str, statement: &'static str) -> Result<Lsn, BackupError> {
+fn lsn(row: &Row, name: &str, statement: &'static str) -> Result<Lsn, BackupError> {
     let text: String = row.try_get(name).map_err(|error| answer(statement, error.to_string()))?;
     text.parse().map_err(|error| answer(statement, format!("{error}")))
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use log::{debug, warn};
-use postgres::Row;
+pub use postgres::Row;
 use postgres::error::SqlState;
 use postgres::types::ToSql;
 use tokio_postgres::Config;
