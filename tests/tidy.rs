@@ -32,7 +32,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/"]),
     ("clap_complete", &["src/cli/docs.rs"]),
     ("clap_mangen", &["src/cli/docs.rs"]),
-    ("crossbeam_channel", &["src/store/serve/", "src/store/ssh/", "src/backup/take/"]),
+    ("crossbeam_channel", &["src/backup/take/crew.rs", "src/store/serve/", "src/store/ssh/"]),
     ("flate2", &["src/store/encoding.rs", "src/archive/encode.rs"]),
     ("indicatif", &["src/cli/"]),
     ("lz4_flex", &["src/store/encoding.rs", "src/archive/encode.rs"]),

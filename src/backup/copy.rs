@@ -35,7 +35,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(2);
 pub struct Copier<'a> {
     /// How to encode a piece.
     pub method: Method,
-    /// How many pieces of one file are encoded at the same time, so that the last large file does not keep one core only.
+    /// How many pieces of one file are encoded at the same time, so that the last file does not keep one core only.
     pub wave: usize,
     /// Where payloads are written.
     pub spool: PathBuf,
