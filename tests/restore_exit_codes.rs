@@ -171,8 +171,13 @@ fn a_standby_survives_and_goes_on_when_mended() {
         later.iter().for_each(|path| remove(path));
         server.start();
         wait_until(PATIENCE, "the first transaction", || has(&server, "1"));
+        // The standby asks all the time: it must not see the WAL before the fault is in it.
+        let pause = layout.node("alpha").spool.join("control").join("PAUSE");
+        order(&pause, "");
+        server.wait_for_log("paused: ", PATIENCE);
         mend(&scene, &layout);
         (fault.inflict)(&scene, &layout);
+        remove(&pause);
         server.wait_for_log(fault.says, PATIENCE);
         let seen = server.log().len();
         // Two more rounds of it.

@@ -16,8 +16,12 @@ use rustix::fs::inotify;
 
 use super::ArchiveError;
 use super::spool::remove_if_there;
+use crate::system::clock::Deadline;
 use crate::system::durable;
 use crate::wal::SegmentName;
+
+/// How long an empty trigger file must stay empty to be one.
+const SETTLING: Duration = Duration::from_millis(200);
 
 /// What to do about a segment that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,7 @@ impl Orders {
 
     fn triggered(&self) -> Result<Option<Say>, ArchiveError> {
         let Some(path) = &self.trigger else { return Ok(None) };
-        let Some(text) = read(path)? else { return Ok(None) };
+        let Some(text) = read_settled(path)? else { return Ok(None) };
         if !is_of_now(path, self.trigger_since) {
             return Ok(None);
         }
@@ -137,6 +141,18 @@ fn is_of_now(path: &Path, since: Option<SystemTime>) -> bool {
         });
     }
     !stale
+}
+
+/// Reads a trigger. One that `echo fast > trigger` is about to fill is empty for a moment, and empty means smart: so an
+/// empty one is believed only when it has stayed so.
+fn read_settled(path: &Path) -> Result<Option<String>, ArchiveError> {
+    let patience = Deadline::after(SETTLING);
+    loop {
+        match read(path)? {
+            Some(text) if text.is_empty() && !patience.expired() => std::thread::sleep(SETTLING / 10),
+            other => return Ok(other),
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Option<String>, ArchiveError> {
