@@ -27,7 +27,7 @@ pub fn resolve(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePa
 }
 
 /// Makes the error for a name that is taken by other content.
-pub fn settle(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> ArchiveError {
+fn settle(name: WalName, ours: &Payload, archive: &Archive, taken: &StorePath) -> ArchiveError {
     let store = &*archive.store;
     let place = store.place().clone();
     let written = match who_and_when(store, taken) {

@@ -339,7 +339,7 @@ impl Relay<'_> {
         }
         match ship::ship(&layout::stem(name), payload, &*target.store) {
             Ok(shipped) => Ok(shipped == Shipped::Stored),
-            Err(ShipError::Occupied { path, .. }) => Err(dispute::settle(name, payload, target, &path)),
+            Err(ShipError::Occupied { path, .. }) => dispute::resolve(name, payload, target, &path).map(|()| false),
             Err(error) => Err(error.into()),
         }
     }
