@@ -183,7 +183,7 @@ fn a_full_and_a_read_only_volume_at_the_far_end_fail_and_heal() {
     scene.switch();
     scene.wait_drained();
     let filler = archive.join("filler");
-    fs::write(&filler, vec![1; 4 << 20]).expect_err("because the volume is smaller");
+    fs::write(&filler, vec![1; 44 << 20]).expect_err("because the volume is smaller");
     fails_and_heals(&mut scene, "beta", &["beta", "space"], |_| fs::remove_file(&filler).expect("because root may"));
     volume.remount("ro");
     fails_and_heals(&mut scene, "beta", &["beta", "ead-only"], |_| volume.remount("rw,size=64m"));
@@ -367,12 +367,13 @@ fn ack_by_number_counts_the_alternate() {
 
 #[test]
 fn a_full_spool_fails_and_heals() {
-    let mut scene = Scene::unmade(1, |layout| {
+    // Segments that are too large to wait in memory.
+    let mut scene = Scene::unmade(16, |layout| {
         layout.set("archive", "compress", "none");
     });
     let spool = scene.layout.node("alpha").spool.clone();
     let owner = fs::metadata(&spool).expect("because it is there").uid();
-    let Some(_volume) = Volume::mount(&spool, &format!("size=3m,uid={owner},mode=700")) else {
+    let Some(_volume) = Volume::mount(&spool, &format!("size=40m,uid={owner},mode=700")) else {
         eprintln!("not tested: this machine does not let the tests mount");
         return;
     };
@@ -381,7 +382,7 @@ fn a_full_spool_fails_and_heals() {
     scene.switch();
     scene.wait_drained();
     let filler = spool.join("filler");
-    fs::write(&filler, vec![1; 4 << 20]).expect_err("because the volume is smaller");
+    fs::write(&filler, vec![1; 44 << 20]).expect_err("because the volume is smaller");
     fails_and_heals(&mut scene, "beta", &["[storage]", "outgoing"], |_| {
         fs::remove_file(&filler).expect("because root may");
     });
