@@ -189,8 +189,9 @@ fn another_configuration_gets_a_worker_of_its_own() {
 
 #[test]
 fn a_worker_that_is_killed_or_stands_still_costs_no_call() {
-    let mut scene = scene(|layout| {
-        layout.set("archive", "deadline", "40s");
+    // Segments that are too large to wait in memory, so that the spool shows who is at work.
+    let mut scene = Scene::sized(8, |layout| {
+        layout.set("archive", "worker", "on").set("archive", "compress", "none").set("archive", "deadline", "40s");
     })
     .started();
     scene.switch();
