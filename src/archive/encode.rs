@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapOptions};
@@ -340,21 +340,14 @@ fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()
 struct Output {
     path: PathBuf,
     memory: Vec<u8>,
-    /// Where the bytes go once they are too many for memory.
-    file: Option<File>,
-    hash: Sha256,
+    /// Where the bytes go once they are too many for memory, and their hash.
+    file: Option<(File, Sha256)>,
     size: u64,
 }
 
 impl Output {
     fn new(path: &Path) -> Self {
-        Output {
-            path: path.to_owned(),
-            memory: Vec::with_capacity(MEMORY_MAX),
-            file: None,
-            hash: Sha256::new(),
-            size: 0,
-        }
+        Output { path: path.to_owned(), memory: Vec::with_capacity(MEMORY_MAX), file: None, size: 0 }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
@@ -362,10 +355,12 @@ impl Output {
             self.spill()?;
         }
         match &mut self.file {
-            Some(file) => file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?,
+            Some((file, hash)) => {
+                file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?;
+                hash.update(bytes);
+            }
             None => self.memory.extend_from_slice(bytes),
         }
-        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
     }
@@ -374,14 +369,17 @@ impl Output {
         let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
         let mut file = created.map_err(ArchiveError::io("create", &self.path))?;
         file.write_all(&self.memory).map_err(ArchiveError::io("write", &self.path))?;
+        let hash = Sha256::new_with_prefix(&self.memory);
         self.memory = Vec::new();
-        self.file = Some(file);
+        self.file = Some((file, hash));
         Ok(())
     }
 
     fn finish(self, encoding: Encoding) -> Payload {
-        let memory = self.file.is_none().then(|| Arc::new(self.memory));
-        Payload { file: self.path, memory, size: self.size, sha256: self.hash.finalize().into(), encoding }
+        match self.file {
+            Some((_, hash)) => Payload::hashed(self.path, self.size, hash.finalize().into(), encoding),
+            None => Payload::in_memory(self.path, self.memory, encoding),
+        }
     }
 }
 
@@ -439,7 +437,7 @@ mod tests {
                 assert!(back == content, "{encoding:?} of {size} bytes");
                 payload.write_file().expect("the payload is written");
                 let again = Payload::of_file(&payload.file, encoding).expect("it is read again");
-                assert_eq!((again.size, again.sha256), (payload.size, payload.sha256));
+                assert_eq!((again.size, again.sha256()), (payload.size, payload.sha256()));
             }
         }
     }

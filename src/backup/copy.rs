@@ -335,7 +335,7 @@ impl<'a> Output<'a> {
             self.flush()?;
         }
         let encoding = self.method.encoding;
-        Ok(Payload { file: self.path, memory: None, size: self.size, sha256: self.hash.finalize().into(), encoding })
+        Ok(Payload::hashed(self.path, self.size, self.hash.finalize().into(), encoding))
     }
 }
 
