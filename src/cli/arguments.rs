@@ -21,7 +21,7 @@ pub fn archive_wal() -> Command {
     configured("archive-wal", "Archives one WAL file to the places that the configuration names")
         .override_usage(
             "archive-wal [OPTIONS] <PATH> [NAME]\n       \
-             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm | --refuse | --discard | --status>",
+             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm [NODE] | --disarm NODE | --refuse | --discard | --status>",
         )
         .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
         .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
@@ -33,7 +33,14 @@ pub fn archive_wal() -> Command {
                 .num_args(0..=1)
                 .default_missing_value(""),
         )
-        .arg(flag("arm", "Ship again, whatever the configuration says"))
+        .arg(
+            text("arm", "Ship again, whatever the configuration says; with NODE: to the archive of that node")
+                .long("arm")
+                .value_name("NODE")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(text("disarm", "Take the archive of NODE out until it is armed again").long("disarm").value_name("NODE"))
         .arg(flag("refuse", "Refuse every file, so that PostgreSQL keeps it"))
         .arg(flag("discard", "Throw WAL away; needs archive.discard_confirmation"))
         .arg(flag("status", "Show queues, places and the switch"))
@@ -41,7 +48,7 @@ pub fn archive_wal() -> Command {
         .arg(flag("no-worker", "Do the work in this process"))
         .group(
             ArgGroup::new("job")
-                .args(["path", "flush", "init", "arm", "refuse", "discard", "status", "worker", "show-config"])
+                .args(["path", "flush", "init", "arm", "disarm", "refuse", "discard", "status", "worker", "show-config"])
                 .required(true),
         )
 }
