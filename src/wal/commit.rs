@@ -87,7 +87,7 @@ pub fn end_of(header: &RecordHeader) -> Option<End> {
 
 /// The main data of a record without block references: behind an origin and the id of a top-level transaction, where
 /// there are such (XLR_BLOCK_ID_ORIGIN, XLR_BLOCK_ID_TOPLEVEL_XID, XLR_BLOCK_ID_DATA_SHORT, XLR_BLOCK_ID_DATA_LONG).
-fn main_data(mut rest: &[u8]) -> Option<&[u8]> {
+pub(super) fn main_data(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
         match *rest.first()? {
             253 => rest = rest.get(3..)?,
