@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use super::{Encoding, Store, StoreError, StorePath};
+use crate::wal::lsn::text_or_none;
 use crate::wal::{Lsn, SegmentSize, TimelineId, WalName};
 
 /// The folder of the claims, at the root of an archive.
@@ -42,7 +43,7 @@ pub struct Claim {
     /// The timeline that it leaves.
     pub parent: TimelineId,
     /// Where it leaves it. None while that is not known: then nothing is closed yet.
-    #[serde(with = "text")]
+    #[serde(with = "text_or_none")]
     pub fork: Option<Lsn>,
     /// The size of a segment, in bytes.
     pub segment_size: SegmentSize,
@@ -135,25 +136,6 @@ pub fn refusal(store: &dyn Store, path: &StorePath) -> Result<(), StoreError> {
     let claims = all(store)?;
     let refused = claims.iter().find(|claim| claim.refuses(name));
     refused.map_or(Ok(()), |claim| Err(StoreError::superseded(store.place(), path, claim)))
-}
-
-/// Writes a position as people read it.
-mod text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::wal::Lsn;
-
-    pub fn serialize<S: Serializer>(lsn: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Error> {
-        match lsn {
-            Some(lsn) => serializer.collect_str(lsn),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Lsn>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(de::Error::custom)).transpose()
-    }
 }
 
 #[cfg(test)]
