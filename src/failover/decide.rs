@@ -97,11 +97,11 @@ fn failover(case: &Case<'_>, timeline: crate::wal::TimelineId, fork: crate::wal:
     if until.is_none() && case.policy.intent != Intent::Fast {
         steps.push(Step::Replay);
     }
+    steps.extend(gone(case).map(|node| Step::Disarm { node }));
     steps.push(Step::FillHole);
     let closes = if until.is_some() { None } else { Some(fork) };
     steps.push(Step::Claim { timeline, parent, fork: closes });
     steps.push(Step::DecideAgain);
-    steps.extend(gone(case).map(|node| Step::Disarm { node }));
     steps.push(until.map_or(Step::Promote, |until| Step::Recover { until }));
     steps.extend([Step::Configure, Step::Open, Step::Archive, Step::Confirm, Step::Act]);
     steps

@@ -115,6 +115,8 @@ pub struct View {
     pub paused: bool,
     /// What it receives, where it streams.
     pub receiver: Option<Receiver>,
+    /// The node it streams from, or is set to, where that can be told.
+    pub follows: Option<String>,
     /// The last transaction that committed in the WAL looked at.
     pub last_commit: Option<Commit>,
     /// A trigger file that lies there already.

@@ -42,6 +42,7 @@ fn view(server: Serving, system: u64, timeline: u8, end: u64) -> View {
         replayed: Some(Lsn(end)),
         paused: false,
         receiver: None,
+        follows: None,
         last_commit: None,
         trigger: None,
     }
@@ -123,10 +124,10 @@ fn a_standby_whose_primary_is_gone_is_promoted() {
     let expected = [
         "stop-receiver",
         "replay",
+        "disarm",
         "fill-hole",
         "claim",
         "decide-again",
-        "disarm",
         "promote",
         "configure",
         "open",
