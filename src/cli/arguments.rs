@@ -188,10 +188,10 @@ pub fn trigger_failover() -> Command {
         .arg(flag("without-configuration", "Go on without what a primary needs").help_heading(LIFTS))
         .arg(flag("abort", "Give up an operation that was cut short"))
         .arg(flag("rules", "Print the rules, then end"))
-        .arg(text("observe", "Print what this node, NODE, sees of itself").long("observe").value_name("NODE").hide(true))
-        .group(
-            ArgGroup::new("job").args(["fast", "target", "switchover", "abort", "rules", "observe", "show-config"]),
+        .arg(
+            text("observe", "Print what this node, NODE, sees of itself").long("observe").value_name("NODE").hide(true),
         )
+        .group(ArgGroup::new("job").args(["fast", "target", "switchover", "abort", "rules", "observe", "show-config"]))
 }
 
 /// `flush-primary`: the first half of a switchover.
@@ -203,9 +203,7 @@ pub fn flush_primary() -> Command {
              flush-primary --follow <NODE>",
         )
         .arg(flag("undo", "Start the primary again, if nobody has taken over"))
-        .arg(
-            text("follow", "Come back as a standby of NODE, which has taken over").long("follow").value_name("NODE"),
-        )
+        .arg(text("follow", "Come back as a standby of NODE, which has taken over").long("follow").value_name("NODE"))
         .arg(
             text("ignore", "undo: do not ask the archive of NODE; may be given again")
                 .long("ignore")

@@ -275,7 +275,11 @@ fn observed(seen: &Observation, policy: &Policy, palette: Palette) -> String {
             },
             None => format!("cannot be asked: {}", holder.holds.why()),
         };
-        text.push_str(&format!("archive of {}: {}\n", holder.name, words.replace("SegmentNumber(", "").replace(')', "")));
+        text.push_str(&format!(
+            "archive of {}: {}\n",
+            holder.name,
+            words.replace("SegmentNumber(", "").replace(')', "")
+        ));
     }
     text
 }

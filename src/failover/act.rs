@@ -96,8 +96,10 @@ impl<'a> Scene<'a> {
         let wrong = |error| Failure::new(Class::Storage, format!("cannot lock '{}': {error}", path.display()));
         match Lock::try_take(&path).map_err(wrong)? {
             Taken::Held(lock) => Ok(lock),
-            Taken::Busy { owner } => Err(Failure::new(Class::Busy, format!("the role of this node is being changed by {owner}"))
-                .hinted("Wait until that run has ended.")),
+            Taken::Busy { owner } => {
+                Err(Failure::new(Class::Busy, format!("the role of this node is being changed by {owner}"))
+                    .hinted("Wait until that run has ended."))
+            }
         }
     }
 
@@ -114,8 +116,11 @@ impl<'a> Scene<'a> {
     pub(super) fn connect(&self) -> Result<Connection, Failure> {
         let own = self.config.own();
         let conninfo = own.conninfo.as_ref().ok_or_else(|| {
-            Failure::new(Class::Config, format!("the configuration does not say how the server of '{}' is reached", own.name))
-                .hinted(format!("Set node.{}.conninfo.", own.name))
+            Failure::new(
+                Class::Config,
+                format!("the configuration does not say how the server of '{}' is reached", own.name),
+            )
+            .hinted(format!("Set node.{}.conninfo.", own.name))
         })?;
         Ok(connect(&Conninfo::parse(conninfo)?, self.config.failover.contact, "trigger-failover")?)
     }
@@ -192,7 +197,10 @@ fn resumed(journal: Journal, policy: &Policy) -> Result<Journal, Failure> {
             Err(failure.hinted("Run it again as it was begun, or give it up with 'trigger-failover --abort'."))
         }
         _ => {
-            log::info!("going on with what was begun at {}", journal.lines().first().map_or("", |line| line.at.as_str()));
+            log::info!(
+                "going on with what was begun at {}",
+                journal.lines().first().map_or("", |line| line.at.as_str())
+            );
             Ok(journal)
         }
     }
@@ -236,7 +244,9 @@ fn carry_out(
             }
             Ok(Some(why)) => log::info!("planning anew: {why}"),
             Err(failure) if is_past_return(&journal) => {
-                return Err(failure.hinted("There is no way back any more: mend the cause and run trigger-failover again."));
+                return Err(
+                    failure.hinted("There is no way back any more: mend the cause and run trigger-failover again.")
+                );
             }
             Err(failure) => return Err(taken_back(scene, journal, failure)),
         }
@@ -355,7 +365,8 @@ fn decide_again(
         return Ok(Next::Again("there is more to be done before".to_owned()));
     }
     let claimed = journal.claim().map(|claim| (claim.timeline, claim.fork));
-    let still = claimed.is_some_and(|(timeline, fork)| timeline == now.timeline && fork.is_none_or(|fork| fork == now.fork));
+    let still =
+        claimed.is_some_and(|(timeline, fork)| timeline == now.timeline && fork.is_none_or(|fork| fork == now.fork));
     if !still && !plan.steps.iter().any(|step| matches!(step, Step::Recover { .. })) {
         return Ok(Next::Again(format!("timeline {} may begin at {} now", now.timeline, now.fork)));
     }

@@ -11,6 +11,7 @@ mod stop;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{Local, SecondsFormat};
@@ -23,8 +24,9 @@ use super::observe::end_of_wal;
 use super::report::Phase;
 use crate::archive::flush::{last_segment, plan};
 use crate::archive::layout;
+use crate::archive::push::Pusher;
 use crate::archive::spool::remove_if_there;
-use crate::config::NodeKind;
+use crate::config::{Config, NodeKind, PlaceWord};
 use crate::error::{Class, Failure};
 use crate::postgres::control::{ClusterState, ControlFile};
 use crate::postgres::local_wal;
@@ -85,7 +87,8 @@ impl Story {
 pub fn consider(scene: &Scene<'_>) -> Result<Vec<String>, Failure> {
     stop::primary(scene)?;
     let failover = &scene.config.failover;
-    let places = scene.config.places(&scene.config.archive.to);
+    let words = places(scene);
+    let places = scene.config.places(&words);
     let places: Vec<&str> = places.iter().map(|node| node.name.as_str()).collect();
     Ok(vec![
         "make a checkpoint".to_owned(),
@@ -124,7 +127,7 @@ fn done_before(scene: &Scene<'_>) -> Result<Option<Flushed>, Failure> {
         handover::forget(&scene.spool)?;
         return Ok(None);
     }
-    let control = ControlFile::read(&scene.server.pgdata().to_owned())?;
+    let control = ControlFile::read(scene.server.pgdata())?;
     if control.state != ClusterState::ShutDown || control.checkpoint != handover.checkpoint {
         return Ok(None);
     }
@@ -137,8 +140,9 @@ fn closed_before(scene: &Scene<'_>) -> Result<String, Failure> {
     let path = scene.spool.root().join("flush.json");
     let read = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Progress>(&text).ok());
     read.map(|progress| progress.closed_at).ok_or_else(|| {
-        Failure::new(Class::Refused, "no server runs here, and it was not flush-primary that stopped it")
-            .hinted("Start it, and run this again; what a stopped server still has to ship, 'archive-wal --flush' ships.")
+        Failure::new(Class::Refused, "no server runs here, and it was not flush-primary that stopped it").hinted(
+            "Start it, and run this again; what a stopped server still has to ship, 'archive-wal --flush' ships.",
+        )
     })
 }
 
@@ -178,7 +182,9 @@ fn verify(scene: &Scene<'_>) -> Result<ControlFile, Failure> {
 /// Ships what a clean stop leaves in `pg_wal`: up to the last checkpoint, and nothing behind it.
 fn ship(scene: &Scene<'_>) -> Result<((), String), Failure> {
     let leftovers = plan(scene.server.pgdata())?;
-    let pusher = scene.pusher();
+    let mut wider = Config::clone(scene.config);
+    wider.archive.to = places(scene);
+    let pusher = Pusher::new(&Arc::new(wider), &scene.sites);
     let mut waiting = BTreeSet::new();
     for leftover in &leftovers {
         let deadline = Deadline::after(scene.config.archive.deadline);
@@ -190,6 +196,12 @@ fn ship(scene: &Scene<'_>) -> Result<((), String), Failure> {
         text.push_str(&format!("; what {} lack waits in their queues", waiting.join(", ")));
     }
     Ok(((), text))
+}
+
+/// Where the last WAL goes: also to the places that get theirs later at other times, for nobody relays it any more.
+fn places(scene: &Scene<'_>) -> Vec<PlaceWord> {
+    let archive = &scene.config.archive;
+    archive.to.iter().chain(&archive.alternate).chain(&scene.config.relay.to).cloned().collect()
 }
 
 /// Finds out who holds the last record. Nobody beside this node: then nothing may be handed over.
@@ -206,7 +218,7 @@ fn prove(
     let end = end_of_wal(pgdata, control, &history, control.checkpoint)?.end;
     let segment = last_segment(control);
     let mut held_by = Vec::new();
-    for site in scene.sites.of(&scene.config.places(&scene.config.archive.to)) {
+    for site in scene.sites.of(&scene.config.places(&places(scene))) {
         let holds = site.archive().and_then(|archive| {
             for name in [WalName::Partial(segment), WalName::Segment(segment)] {
                 for encoding in Encoding::ALL {
@@ -236,8 +248,9 @@ fn prove(
     let own = format!("the archive of {}", scene.config.local.node);
     if receiver.is_none() && !held_by.iter().any(|holder| *holder != own) {
         let text = format!("nobody beside this node is proven to hold the last checkpoint at {}", control.checkpoint);
-        return Err(Failure::new(Class::Refused, text)
-            .hinted("Bring a standby or an archive back and run this again, or start the primary by 'flush-primary --undo'."));
+        return Err(Failure::new(Class::Refused, text).hinted(
+            "Bring a standby or an archive back and run this again, or start the primary by 'flush-primary --undo'.",
+        ));
     }
     Ok(Handover {
         format: 1,

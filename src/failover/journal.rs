@@ -223,7 +223,10 @@ fn open(path: &Path, length: u64) -> Result<File, ArchiveError> {
 
 /// Every whole line; what cannot be understood was cut short.
 fn read(text: &str) -> Vec<Line> {
-    text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map_while(|line| serde_json::from_str(line).ok()).collect()
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map_while(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 #[cfg(test)]

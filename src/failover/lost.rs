@@ -13,7 +13,8 @@ use super::observe::peer;
 use crate::archive::fetch::{Answer, Asker, Fetcher, landing};
 use crate::error::Failure;
 use crate::system::clock::Deadline;
-use crate::wal::commit::scan;
+use crate::wal::commit::{Ended, end_of, walk};
+use crate::wal::record::{Record, RecordHeader, Visit, Walker};
 use crate::wal::{Lsn, SegmentName, SegmentNumber, WalName};
 
 /// So many segments are read.
@@ -107,17 +108,29 @@ fn read(scene: &Scene<'_>, seen: &Observation, name: SegmentName, own: &View) ->
 
 fn count(lost: &mut Lost, mut segment: File, behind: Lsn) {
     lost.segments += 1;
-    let Ok(commits) = scan(&mut segment) else { return };
-    // A segment that begins before the position holds commits that are not lost; only the last one can be told apart.
-    let behind_all = commits.first.is_some_and(|first| first.start >= behind);
-    let last = commits.last.filter(|last| last.start >= behind);
-    lost.transactions += if behind_all { commits.count } else { u64::from(last.is_some()) };
-    let shown = |ended: crate::wal::commit::Ended| Commit {
-        until: ended.until,
-        xid: ended.xid,
-        at: chrono::DateTime::<chrono::Local>::from(ended.at()).to_rfc3339(),
-    };
-    let first = commits.first.filter(|_| behind_all).or(last);
-    lost.first = lost.first.take().or(first.map(shown));
-    lost.last = last.map(shown).or(lost.last.take());
+    let mut found = Behind { position: behind, lost };
+    // A file that breaks off has been looked at as far as it goes.
+    let _ = walk(&mut segment, &mut Walker::new(), &mut found, |_| false);
+}
+
+/// Counts the commits whose records begin behind a position.
+struct Behind<'a> {
+    position: Lsn,
+    lost: &'a mut Lost,
+}
+
+impl Visit for Behind<'_> {
+    fn wants(&self, header: &RecordHeader) -> bool {
+        end_of(header).is_some()
+    }
+
+    fn visit(&mut self, record: &Record<'_>) {
+        let ended = Ended::read(record).filter(|ended| ended.is_commit() && ended.start >= self.position);
+        let Some(ended) = ended else { return };
+        let at = chrono::DateTime::<chrono::Local>::from(ended.at()).to_rfc3339();
+        let commit = Commit { until: ended.until, xid: ended.xid, at };
+        self.lost.transactions += 1;
+        self.lost.first.get_or_insert_with(|| commit.clone());
+        self.lost.last = Some(commit);
+    }
 }

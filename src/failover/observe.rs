@@ -97,9 +97,8 @@ impl Observer {
             other.upstream = follows.as_ref() == Some(&other.name);
             let written = archives.iter().filter_map(|holder| holder.holds.is()).flat_map(|held| &held.handovers);
             let ours = own.is().map(|own| (own.system, own.history.timeline));
-            let fits = |it: &&super::observation::Handover| {
-                it.node == other.name && Some((it.system, it.timeline)) == ours
-            };
+            let fits =
+                |it: &&super::observation::Handover| it.node == other.name && Some((it.system, it.timeline)) == ours;
             other.handover = written.filter(fits).max_by_key(|it| it.end).cloned();
         }
         archives.extend(archives::queue(&self.config, &own));
@@ -147,7 +146,8 @@ impl Observer {
 
     fn database_nodes(&self) -> Vec<&Node> {
         let others = self.config.nodes.iter().filter(|node| node.name != self.config.local.node);
-        let database = |node: &&Node| node.kind != NodeKind::Witness && (node.conninfo.is_some() || node.pgdata.is_some());
+        let database =
+            |node: &&Node| node.kind != NodeKind::Witness && (node.conninfo.is_some() || node.pgdata.is_some());
         others.filter(database).collect()
     }
 

@@ -123,7 +123,10 @@ pub fn withdraw(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
             // It was not reached to claim there either, or whoever finds the claim there is told whose it is.
             Err(error) if error.is_outage() => unreached.push(site.name().to_owned()),
             Err(error) => {
-                return Err(Failure::new(error.class(), format!("the claim stays in the archive of {}: {error}", site.name())));
+                return Err(Failure::new(
+                    error.class(),
+                    format!("the claim stays in the archive of {}: {error}", site.name()),
+                ));
             }
         }
     }

@@ -57,19 +57,18 @@ fn by_program(program: &str, words: &[String], node: &str, limit: Duration) -> R
         return Ok(format!("'{program}' says that it is stopped"));
     }
     let text = format!("'{program}' did not prove that {node} is stopped: {}, {}", outcome.status, outcome.complaint());
-    Err(Failure::new(Class::Refused, text).hinted(format!(
-        "Stop {node} by other means; if it is certainly off, say so with --down {node}."
-    )))
+    Err(Failure::new(Class::Refused, text)
+        .hinted(format!("Stop {node} by other means; if it is certainly off, say so with --down {node}.")))
 }
 
 fn over_ssh(scene: &Scene<'_>, name: &str, limit: Duration) -> Result<String, Failure> {
     let node = scene.node(name)?;
-    let hint = format!(
-        "Stop {name} by hand, or set failover.fence; if it is certainly off, say so with --down {name}."
-    );
-    let pgdata = node.pgdata.as_ref().map(|path| path.display().to_string()).ok_or_else(|| {
-        Failure::new(Class::Config, format!("node.{name}.pgdata is not set")).hinted(hint.clone())
-    })?;
+    let hint =
+        format!("Stop {name} by hand, or set failover.fence; if it is certainly off, say so with --down {name}.");
+    let pgdata =
+        node.pgdata.as_ref().map(|path| path.display().to_string()).ok_or_else(|| {
+            Failure::new(Class::Config, format!("node.{name}.pgdata is not set")).hinted(hint.clone())
+        })?;
     let tenths = (limit.as_millis() / 300).max(1).to_string();
     let remote = peer::remote(scene.config, node)?;
     let deadline = Deadline::after(limit + scene.config.ssh.connect_timeout);

@@ -102,7 +102,10 @@ fn of_node(
         Ok(Some(report)) => Ok(Some(Copy { path, until: report.valid_until, from: format!("pg_wal of {name}") })),
         other => {
             remove_if_there(&path).map_err(ArchiveError::io("remove", &path))?;
-            log::warn!("'{segment}' in pg_wal of {name} cannot be used: {:?}", other.err().map(|error| error.to_string()));
+            log::warn!(
+                "'{segment}' in pg_wal of {name} cannot be used: {:?}",
+                other.err().map(|error| error.to_string())
+            );
             Ok(None)
         }
     }

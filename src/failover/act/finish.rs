@@ -22,11 +22,11 @@ pub fn forward(scene: &Scene<'_>, journal: &mut Journal) -> Result<Report, Failu
     let steps = steps.unwrap_or_default();
     let behind = steps.iter().position(Step::is_irreversible).map_or(0, |at| at + 1);
     let timeline = journal.claim().map(|claim| claim.timeline);
-    for step in steps[behind..].to_vec() {
-        scene.watcher.begins(&step);
+    for step in &steps[behind..] {
+        scene.watcher.begins(step);
         journal.note(Entry::Begins { step: step.clone() })?;
         let begun = Instant::now();
-        let next = match &step {
+        let next = match step {
             Step::Configure => promote::configure(scene)?,
             Step::Open => promote::open(scene, timeline.unwrap_or(TimelineId(0)))?,
             Step::Archive => promote::archive(scene, journal)?,
@@ -38,7 +38,7 @@ pub fn forward(scene: &Scene<'_>, journal: &mut Journal) -> Result<Report, Failu
         let took = begun.elapsed();
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         journal.note(Entry::Done { step: step.clone(), detail: detail.clone(), took_ms })?;
-        scene.watcher.done(&step, &detail, took);
+        scene.watcher.done(step, &detail, took);
     }
     Ok(summary(journal, scene))
 }
@@ -69,12 +69,7 @@ pub fn summary(journal: &Journal, scene: &Scene<'_>) -> Report {
 }
 
 /// Ends the operation: nothing of it stays in the settings, everybody is told, the journal is put away.
-pub fn conclude(
-    scene: &Scene<'_>,
-    journal: Journal,
-    mut report: Report,
-    begun: Instant,
-) -> Result<Report, Failure> {
+pub fn conclude(scene: &Scene<'_>, journal: Journal, mut report: Report, begun: Instant) -> Result<Report, Failure> {
     receiver::forget(scene, &journal)?;
     recover::forget(scene)?;
     let config = scene.config;
@@ -82,7 +77,9 @@ pub fn conclude(
     let notifier = Notifier::new(&config.notify, &config.local.spool, &config.local.node, "trigger-failover");
     let (level, words) = match report.loss.bytes {
         0 => (Level::Warning, format!("{} is the primary now", config.local.node)),
-        bytes => (Level::Critical, format!("{} is the primary now, and {bytes} bytes of WAL are lost", config.local.node)),
+        bytes => {
+            (Level::Critical, format!("{} is the primary now, and {bytes} bytes of WAL are lost", config.local.node))
+        }
     };
     notifier.report("role", level, &words, json!({ "timeline": report.timeline, "loss": report.loss }));
     journal.end("done")?;
@@ -101,6 +98,10 @@ pub fn action(scene: &Scene<'_>, timeline: TimelineId) -> Result<Next, Failure> 
     if outcome.status.is_success() {
         return Ok(Next::Go(format!("'{program}' succeeded")));
     }
-    let text = format!("this node is the primary now, but failover.action failed: {}, {}", outcome.status, outcome.complaint());
+    let text = format!(
+        "this node is the primary now, but failover.action failed: {}, {}",
+        outcome.status,
+        outcome.complaint()
+    );
     Err(Failure::new(Class::Refused, text).hinted("Mend it and run trigger-failover again: only this step is left."))
 }

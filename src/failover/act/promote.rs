@@ -50,7 +50,9 @@ pub fn replay(scene: &Scene<'_>) -> Result<Next, Failure> {
             return Ok(Next::Go(format!("replayed up to {replayed}")));
         }
         if column::<Option<i64>>(&row, "delay_ms").map_err(wrong)?.unwrap_or(0) > 0 {
-            return Ok(Next::Go(format!("replayed up to {replayed}; the promotion ends the delay and replays the rest")));
+            return Ok(Next::Go(format!(
+                "replayed up to {replayed}; the promotion ends the delay and replays the rest"
+            )));
         }
         if column(&row, "paused").map_err(wrong)? {
             session.query(&RESUME, &[])?;

@@ -47,14 +47,15 @@ pub fn hold(scene: &Scene<'_>, journal: &Journal) -> Result<Next, Failure> {
     loop {
         let own = view::look(scene.config, scene.config.own()).map_err(|why| Failure::new(Class::Storage, why))?;
         if own.history.timeline != handover.timeline {
-            let text = format!("this node is on timeline {}, the old primary on {}", own.history.timeline, handover.timeline);
+            let text =
+                format!("this node is on timeline {}, the old primary on {}", own.history.timeline, handover.timeline);
             return Err(Failure::new(Class::Refused, text));
         }
         if own.wal_end >= handover.end {
             return Ok(Next::Go(format!("the shutdown checkpoint at {} is here", handover.checkpoint)));
         }
         if deadline.expired() {
-            return super::fetch::fetch(scene, &[handover.node.clone()], handover.end);
+            return super::fetch::fetch(scene, std::slice::from_ref(&handover.node), handover.end);
         }
         std::thread::sleep(LOOK_AGAIN);
     }
@@ -82,7 +83,11 @@ pub fn follow(scene: &Scene<'_>, name: &str) -> Result<Next, Failure> {
     if outcome.status.is_success() {
         return Ok(Next::Go(format!("{name} streams from this node")));
     }
-    let text = format!("this node is the primary now, but {name} did not come back: {}, {}", outcome.status, outcome.complaint());
+    let text = format!(
+        "this node is the primary now, but {name} did not come back: {}, {}",
+        outcome.status,
+        outcome.complaint()
+    );
     Err(Failure::new(Class::Remote, text)
         .hinted(format!("Run 'flush-primary --follow {}' on {name}, then this again.", scene.config.local.node)))
 }

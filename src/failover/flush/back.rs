@@ -58,7 +58,8 @@ fn refuse_if_taken(scene: &Scene<'_>, control: &ControlFile, ignored: &BTreeSet<
     for site in scene.sites.all().filter(|site| !ignored.contains(site.name())) {
         let claims = site.archive().and_then(|archive| claims::all(&archive));
         let claims = claims.map_err(|error| unreached(site.name(), error.into()))?;
-        let taken = claims.iter().find(|claim| claim.state != State::Void && claim.parent == control.checkpoint_timeline);
+        let taken =
+            claims.iter().find(|claim| claim.state != State::Void && claim.parent == control.checkpoint_timeline);
         if let Some(claim) = taken {
             let text = format!("in the archive of {}, {}", site.name(), claim.words());
             return Err(Failure::new(Class::Refused, text).hinted(format!(
@@ -72,7 +73,8 @@ fn refuse_if_taken(scene: &Scene<'_>, control: &ControlFile, ignored: &BTreeSet<
 }
 
 fn unreached(name: &str, failure: Failure) -> Failure {
-    let text = format!("whether somebody has taken over cannot be told from the archive of {name}: {}", failure.message);
+    let text =
+        format!("whether somebody has taken over cannot be told from the archive of {name}: {}", failure.message);
     Failure::new(failure.class, text)
         .hinted(format!("Bring it back; if it is certain that nobody has taken over, use --ignore {name}."))
 }

@@ -83,7 +83,10 @@ fn empty(scene: &Scene<'_>, mut session: Connection, story: &mut Story) -> Resul
         if deadline.expired() {
             let named = waiting.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
             // What is not archived now is shipped once the server has stopped.
-            story.warn(format!("{} files are not archived yet ({named}); they are shipped after the stop", waiting.len()));
+            story.warn(format!(
+                "{} files are not archived yet ({named}); they are shipped after the stop",
+                waiting.len()
+            ));
             return Ok(());
         }
         thread::sleep(LOOK_AGAIN);

@@ -45,7 +45,9 @@ fn look(config: &Config, archive: &Archive, own: &View) -> Result<Holdings, Arch
     let claims = claims::all(archive)?;
     let hidden = |timeline: TimelineId| {
         let claim = claims.iter().find(|claim| claim.timeline == timeline);
-        claim.is_some_and(|claim| claim.state == State::Void || claim.node == config.local.node && claim.state == State::Claimed)
+        claim.is_some_and(|claim| {
+            claim.state == State::Void || claim.node == config.local.node && claim.state == State::Claimed
+        })
     };
     let mut newest = match history(archive, own.history.timeline)? {
         Some(there) => there,
@@ -93,11 +95,11 @@ pub fn history(archive: &Archive, timeline: TimelineId) -> Result<Option<Timelin
     })
 }
 
+/// The number of a partial segment, and how it is stored.
+type Tail = (SegmentNumber, Encoding);
+
 /// The whole segments of the own timeline from the own end on, and the last partial one.
-fn segments(
-    archive: &Archive,
-    own: &View,
-) -> Result<(BTreeSet<SegmentNumber>, Option<(SegmentNumber, Encoding)>), ArchiveError> {
+fn segments(archive: &Archive, own: &View) -> Result<(BTreeSet<SegmentNumber>, Option<Tail>), ArchiveError> {
     let (size, timeline) = (own.segment_size, own.history.timeline);
     let first = own.wal_end.segment(size);
     let per_log = size.segments_per_log();

@@ -50,7 +50,8 @@ mod tests {
     #[test]
     fn only_a_refusal_by_every_address_counts_as_down() {
         let server = || "alpha".to_owned();
-        let refused = || PostgresError::Refused { server: server(), source: std::io::ErrorKind::ConnectionRefused.into() };
+        let refused =
+            || PostgresError::Refused { server: server(), source: std::io::ErrorKind::ConnectionRefused.into() };
         let silent = || PostgresError::Silent { server: server(), after: Duration::from_secs(3) };
         let full = || PostgresError::TooManyConnections { server: server(), detail: "full".to_owned() };
         let lost = PostgresError::Lost { server: server(), detail: "it ended".to_owned() };

@@ -42,7 +42,8 @@ impl Way {
 
     fn ask(&self, config: &Config, node: &Node) -> Result<View, Failure> {
         let patience = config.ssh.connect_timeout + config.failover.contact * 2;
-        let outcome = self.run(config, node, "trigger-failover", &["--observe", &node.name], Deadline::after(patience))?;
+        let outcome =
+            self.run(config, node, "trigger-failover", &["--observe", &node.name], Deadline::after(patience))?;
         let answer = answer(&outcome).ok_or_else(|| no_answer(node, &outcome))?;
         if !outcome.status.is_success() {
             return Err(Failure::new(Class::Remote, format!("{}: {}", node.name, outcome.complaint())));
@@ -86,7 +87,8 @@ pub fn answer(outcome: &Outcome) -> Option<&[u8]> {
 
 /// The error for an account that runs no shell for us.
 pub fn no_answer(node: &Node, outcome: &Outcome) -> Failure {
-    let why = format!("the account on {} runs no shell for us ({}: {})", node.name, outcome.status, outcome.complaint());
+    let why =
+        format!("the account on {} runs no shell for us ({}: {})", node.name, outcome.status, outcome.complaint());
     Failure::new(Class::Remote, why)
 }
 

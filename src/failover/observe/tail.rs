@@ -21,12 +21,7 @@ pub struct Tail {
 /// Reads from the segment before a position on, which lies in valid WAL, to where it ends.
 ///
 /// A position that was received may lie inside a record, and that record may begin a segment earlier.
-pub fn end_of_wal(
-    pgdata: &Path,
-    control: &ControlFile,
-    history: &TimelineHistory,
-    from: Lsn,
-) -> Result<Tail, Failure> {
+pub fn end_of_wal(pgdata: &Path, control: &ControlFile, history: &TimelineHistory, from: Lsn) -> Result<Tail, Failure> {
     let wal = LocalWal::new(pgdata, control, history);
     let size = control.segment_size;
     let segment = from.segment(size);

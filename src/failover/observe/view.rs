@@ -1,6 +1,7 @@
 //! A node's data directory and server as its own machine sees them: control file, processes, files of WAL, and SQL
 //! where the server takes it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -8,7 +9,7 @@ use chrono::{DateTime, Local};
 
 use super::tail::end_of_wal;
 use crate::config::{Config, Node};
-use crate::error::Failure;
+use crate::error::{Class, Failure};
 use crate::failover::observation::{Commit, Receiver, Serving, View};
 use crate::postgres::connection::{Connection, Row, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
@@ -18,7 +19,7 @@ use crate::postgres::local_wal;
 use crate::postgres::own_settings;
 use crate::postgres::resolve::{Endpoint, Environment, Host};
 use crate::postgres::server::{Server, Status};
-use crate::wal::{Lsn, TimelineHistory, TimelineId};
+use crate::wal::{Lsn, TimelineHistory, TimelineId, WalName};
 
 const STANDBY_FACTS: Statement =
     Statement { name: "standby_facts", text: include_str!("../../../sql/standby_facts.sql") };
@@ -126,20 +127,40 @@ fn serving(status: &Status, live: Option<&Live>, recovers: bool) -> Serving {
 }
 
 /// The timeline that the data directory is on, with its ancestors.
-fn lineage(
-    pgdata: &Path,
-    control: &ControlFile,
-    live: Option<&Live>,
-) -> Result<TimelineHistory, Failure> {
+///
+/// A standby that has followed to a new timeline says so only while it streams, and in its control file only after its
+/// next restart point. What tells it in between is that WAL of that timeline lies here.
+fn lineage(pgdata: &Path, control: &ControlFile, live: Option<&Live>) -> Result<TimelineHistory, Failure> {
     let known = [Some(control.checkpoint_timeline), Some(control.min_recovery_timeline)];
     let told = [live.map(|live| live.facts.timeline), live.and_then(|live| live.receives.timeline)];
     let newest = known.into_iter().chain(told).flatten().max().unwrap_or(control.checkpoint_timeline);
-    local_wal::history(pgdata, newest)?.ok_or_else(|| {
-        Failure::new(
-            crate::error::Class::Corrupt,
-            format!("the history of timeline {newest} is missing in '{}'", pgdata.join("pg_wal").display()),
-        )
-    })
+    let missing = |timeline| {
+        let folder = pgdata.join("pg_wal");
+        let text = format!("the history of timeline {timeline} is missing in '{}'", folder.display());
+        Failure::new(Class::Corrupt, text)
+    };
+    let mut history = local_wal::history(pgdata, newest)?.ok_or_else(|| missing(newest))?;
+    for timeline in followed(pgdata)?.into_iter().filter(|timeline| *timeline > newest) {
+        let Some(later) = local_wal::history(pgdata, timeline)? else { continue };
+        if later.is_ancestor(history.timeline) {
+            history = later;
+        }
+    }
+    Ok(history)
+}
+
+/// The timelines of which WAL lies in `pg_wal`, oldest first.
+fn followed(pgdata: &Path) -> Result<BTreeSet<TimelineId>, Failure> {
+    let folder = pgdata.join("pg_wal");
+    let wrong = |error| Failure::new(Class::Storage, format!("cannot list '{}': {error}", folder.display()));
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(&folder).map_err(wrong)? {
+        let name = entry.map_err(wrong)?.file_name().to_string_lossy().into_owned();
+        if let Ok(WalName::Segment(segment)) = name.parse() {
+            found.insert(segment.timeline());
+        }
+    }
+    Ok(found)
 }
 
 /// Where WAL ends: what a primary writes is asked from itself, everything else is read from the files.
