@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
+use super::claims;
 use super::dispute;
 use super::encode::Stamp;
 use super::layout;
@@ -134,6 +135,7 @@ fn try_to_send(
     if let Some((system, size)) = whose {
         archive.identity.admit(archive.store.place(), system, size)?;
     }
+    claims::admit(&archive, name, site.asked_by())?;
     match ship::ship(&layout::stem(name), payload, &*archive.store) {
         Ok(_) => Ok(()),
         Err(ShipError::Occupied { path, .. }) => dispute::resolve(name, payload, &archive, &path),

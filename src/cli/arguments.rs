@@ -21,7 +21,7 @@ pub fn archive_wal() -> Command {
     configured("archive-wal", "Archives one WAL file to the places that the configuration names")
         .override_usage(
             "archive-wal [OPTIONS] <PATH> [NAME]\n       \
-             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm | --refuse | --discard | --status>",
+             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm [NODE] | --disarm NODE | --refuse | --discard | --status>",
         )
         .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
         .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
@@ -33,7 +33,14 @@ pub fn archive_wal() -> Command {
                 .num_args(0..=1)
                 .default_missing_value(""),
         )
-        .arg(flag("arm", "Ship again, whatever the configuration says"))
+        .arg(
+            text("arm", "Ship again, whatever the configuration says; with NODE: to the archive of that node")
+                .long("arm")
+                .value_name("NODE")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(text("disarm", "Take the archive of NODE out until it is armed again").long("disarm").value_name("NODE"))
         .arg(flag("refuse", "Refuse every file, so that PostgreSQL keeps it"))
         .arg(flag("discard", "Throw WAL away; needs archive.discard_confirmation"))
         .arg(flag("status", "Show queues, places and the switch"))
@@ -41,7 +48,7 @@ pub fn archive_wal() -> Command {
         .arg(flag("no-worker", "Do the work in this process"))
         .group(
             ArgGroup::new("job")
-                .args(["path", "flush", "init", "arm", "refuse", "discard", "status", "worker", "show-config"])
+                .args(["path", "flush", "init", "arm", "disarm", "refuse", "discard", "status", "worker", "show-config"])
                 .required(true),
         )
 }
@@ -141,6 +148,71 @@ pub fn base_backup() -> Command {
         )
         .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
+}
+
+/// `trigger-failover`: makes this node the primary.
+pub fn trigger_failover() -> Command {
+    const LIFTS: &str = "What lifts a rule";
+    configured("trigger-failover", "Makes this standby the primary, if nothing speaks against it")
+        .override_usage(
+            "trigger-failover [OPTIONS] [--fast | --target TIME | --switchover]\n       \
+             trigger-failover --abort\n       \
+             trigger-failover --rules",
+        )
+        .arg(flag("fast", "Open with what is here; what others have is not fetched"))
+        .arg(
+            text("target", "Open as of TIME, with offset, such as '2026-03-01 12:00:00+01:00'")
+                .short('R')
+                .long("target")
+                .value_name("TIME"),
+        )
+        .arg(flag("switchover", "Change places with the primary, which is alive"))
+        .arg(flag("fence", "Stop whoever may take writes first").help_heading(LIFTS))
+        .arg(
+            text("down", "NODE is certainly off or cut off from its clients; may be given again")
+                .long("down")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .help_heading(LIFTS),
+        )
+        .arg(
+            text("ignore", "Do without what only NODE may hold; may be given again")
+                .long("ignore")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .help_heading(LIFTS),
+        )
+        .arg(flag("take-claim", "Take over the claim of a node that is gone").help_heading(LIFTS))
+        .arg(flag("even-if-behind", "Promote this node although another is the better choice").help_heading(LIFTS))
+        .arg(flag("accept-loss", "Lose WAL that is known to be elsewhere").help_heading(LIFTS))
+        .arg(flag("without-configuration", "Go on without what a primary needs").help_heading(LIFTS))
+        .arg(flag("abort", "Give up an operation that was cut short"))
+        .arg(flag("rules", "Print the rules, then end"))
+        .arg(
+            text("observe", "Print what this node, NODE, sees of itself").long("observe").value_name("NODE").hide(true),
+        )
+        .group(ArgGroup::new("job").args(["fast", "target", "switchover", "abort", "rules", "observe", "show-config"]))
+}
+
+/// `flush-primary`: the first half of a switchover.
+pub fn flush_primary() -> Command {
+    configured("flush-primary", "Stops this primary with everything sent on, so that a standby can take over")
+        .override_usage(
+            "flush-primary [OPTIONS]\n       \
+             flush-primary --undo [--ignore NODE]\n       \
+             flush-primary --follow <NODE>",
+        )
+        .arg(flag("undo", "Start the primary again, if nobody has taken over"))
+        .arg(text("follow", "Come back as a standby of NODE, which has taken over").long("follow").value_name("NODE"))
+        .arg(
+            text("ignore", "undo: do not ask the archive of NODE; may be given again")
+                .long("ignore")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .requires("undo"),
+        )
+        .arg(text("for", "NODE takes over and sees for itself what it has").long("for").value_name("NODE").hide(true))
+        .group(ArgGroup::new("job").args(["undo", "follow", "for", "show-config"]))
 }
 
 /// `check-node`: changes nothing.

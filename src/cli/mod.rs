@@ -15,6 +15,7 @@ pub mod check_archive;
 pub mod check_node;
 pub mod distribute;
 pub mod docs;
+pub mod flush_primary;
 pub mod help;
 pub mod output;
 pub mod relay_wal;
@@ -22,6 +23,7 @@ pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
+pub mod trigger_failover;
 
 /// What a failure becomes at the end of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,20 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "30 1 * * *  base-backup take --quiet && base-backup expire --quiet" }],
+    },
+    Program {
+        name: "trigger-failover",
+        command: arguments::trigger_failover,
+        classes: &[Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
+    },
+    Program {
+        name: "flush-primary",
+        command: arguments::flush_primary,
+        classes: &[Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
     },
     Program {
         name: "check-node",

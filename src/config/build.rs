@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Local, Log, Node, NodeKind, Notify, PlaceWord, Queue,
-    Relay, Restore, Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Failover, Local, Log, Node, NodeKind, Notify, PlaceWord,
+    Queue, Relay, Restore, Shipping, Ssh, Transport,
 };
 use crate::store::Encoding;
 
@@ -123,6 +123,7 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
             interval: from.time("relay", "interval"),
         },
         backup: backup(&from),
+        failover: failover(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
@@ -206,6 +207,20 @@ fn backup(from: &Reader<'_>) -> Backup {
         deadline: from.time("backup", "deadline"),
         keep: from.count("backup", "keep"),
         keep_days: from.count("backup", "keep_days"),
+    }
+}
+
+fn failover(from: &Reader<'_>) -> Failover {
+    Failover {
+        fence: from.words("failover", "fence"),
+        fence_deadline: from.time("failover", "fence_deadline"),
+        action: from.words("failover", "action"),
+        action_deadline: from.time("failover", "action_deadline"),
+        contact: from.time("failover", "contact"),
+        deadline: from.time("failover", "deadline"),
+        sessions: from.time("failover", "sessions"),
+        drain: from.time("failover", "drain"),
+        stop: from.time("failover", "stop"),
     }
 }
 

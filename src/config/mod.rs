@@ -33,6 +33,7 @@ pub struct Config {
     pub restore: Restore,
     pub relay: Relay,
     pub backup: Backup,
+    pub failover: Failover,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
@@ -214,6 +215,29 @@ pub enum Checkpoint {
     Spread,
 }
 
+/// `[failover]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    /// Makes sure that a node is stopped; its name becomes the last word. Only exit code 0 proves it. Empty: over ssh.
+    pub fence: Vec<String>,
+    /// Default 30s, 1s..1h.
+    pub fence_deadline: Duration,
+    /// Runs on the new primary at the end; must return 0. Empty: nothing.
+    pub action: Vec<String>,
+    /// Default 1min, 1s..1h.
+    pub action_deadline: Duration,
+    /// How long another node may take to answer. Default 3s, 100ms..1min.
+    pub contact: Duration,
+    /// How long replaying and promoting may take. Default 5min, 1s..1d.
+    pub deadline: Duration,
+    /// How long a primary that is flushed lets its sessions end by themselves. Default 1s, 0..1h.
+    pub sessions: Duration,
+    /// How long its archiver may take. Default 30s, 1s..1h.
+    pub drain: Duration,
+    /// How long it may take to stop, mode by mode. Default 30s, 1s..1h.
+    pub stop: Duration,
+}
+
 /// `[ssh]`: for every node; `[node.NAME]` says user, port, key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ssh {
@@ -267,7 +291,7 @@ pub struct Check {
 }
 
 /// What a node is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A database node: primary or standby, as the server says.

@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Class, Explain};
 use crate::wal::page::{u32_at, u64_at};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -61,7 +63,8 @@ pub struct ControlFile {
 
 /// What the server was doing when it last wrote the control file (DBState). A server killed in production leaves
 /// [`ClusterState::InProduction`] behind, so this never proves that one is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ClusterState {
     /// DB_STARTUP
     StartingUp,

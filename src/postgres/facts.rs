@@ -84,7 +84,7 @@ impl NodeFacts {
 }
 
 /// One column of a row.
-pub(super) fn column<T: FromSqlOwned>(row: &Row, name: &str) -> Result<T, String> {
+pub fn column<T: FromSqlOwned>(row: &Row, name: &str) -> Result<T, String> {
     row.try_get(name).map_err(|error| format!("column '{name}': {}", super::connection::describe(&error)))
 }
 

@@ -62,6 +62,7 @@ impl Incoming {
         if let Some(taken) = self.taken(rivals)? {
             return Ok(Published::Occupied(taken));
         }
+        self.inner.admit(&self.path)?;
         let name = self.path.file_name();
         let publication = self.temporary.take_name(name).map_err(|e| self.inner.error("publish", &self.path, e))?;
         drop(lock);
