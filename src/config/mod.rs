@@ -316,10 +316,11 @@ impl Monitor {
 }
 
 /// What a node is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A database node: primary or standby, as the server says.
+    #[default]
     Node,
     /// A disaster-recovery node.
     Dr,
@@ -328,17 +329,18 @@ pub enum NodeKind {
 }
 
 /// How a node is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// The system's ssh, with `serve-archive` at the far end.
+    #[default]
     Ssh,
     /// The ssh2 library and any sftp server; no pgwarm needed at the far end.
     Sftp,
 }
 
 /// `[node.NAME]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     /// NAME: plain letters, digits, `_` and `-`.
     pub name: String,

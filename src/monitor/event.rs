@@ -144,8 +144,13 @@ fn describe(
         }
         _ => finding.map(|finding| finding.message.clone()).unwrap_or_default(),
     };
-    let node =
-        if check == "primary" { view.reference.as_ref().map_or(node, |reference| &reference.node) } else { node };
+    // The loss of the primary is about the node that was it.
+    let registered = view.nodes.iter().find(|one| one.registered.as_deref() == Some("primary"));
+    let node = match (check, good, &view.primary) {
+        ("primary", true, Some(primary)) => primary,
+        ("primary", _, _) => registered.map_or(node, |registered| &registered.name),
+        _ => node,
+    };
     Event {
         event: name(check, good).to_owned(),
         node: node.to_owned(),
@@ -197,11 +202,11 @@ mod tests {
 
     #[test]
     fn a_quiet_cluster_has_no_events_and_a_first_look_tells_only_what_is_bad() {
-        let scene = Scene::new();
+        let scene = Scene::healthy();
         assert_eq!(between(&scene, &scene), []);
         let (now, view, findings) = of(&scene);
         assert_eq!(changes(&States::new(), &now, &view, &findings), []);
-        let broken = Scene::new().gone("db2", How::Refused);
+        let broken = Scene::healthy().gone("db2", How::Refused);
         let (now, view, findings) = of(&broken);
         let events = changes(&States::new(), &now, &view, &findings);
         assert_eq!(events.iter().map(|event| event.event.as_str()).collect::<Vec<_>>(), ["standby_failure"]);
@@ -210,15 +215,15 @@ mod tests {
 
     #[test]
     fn the_loss_of_the_primary_is_one_event_and_its_return_another() {
-        let (well, lost) = (Scene::new(), Scene::new().gone("db1", How::Refused));
-        assert_eq!(between(&well, &lost), [pair("primary_lost", "db2")]);
+        let (well, lost) = (Scene::healthy(), Scene::healthy().gone("db1", How::Refused));
+        assert_eq!(between(&well, &lost), [pair("primary_lost", "db1")]);
         assert_eq!(between(&lost, &well), [pair("primary_back", "db1")]);
     }
 
     #[test]
     fn a_promotion_behind_our_back_is_told_as_what_it_is() {
-        let well = Scene::new();
-        let rogue = Scene::new().promoted("db2", 2);
+        let well = Scene::healthy();
+        let rogue = Scene::healthy().promoted("db2", 2);
         let events = between(&well, &rogue);
         assert!(events.contains(&pair("rogue_promotion", "db2")) && events.contains(&pair("role_change", "db2")));
         assert!(!events.iter().any(|(event, _)| event.starts_with("primary_")), "{events:?}");
@@ -226,11 +231,11 @@ mod tests {
 
     #[test]
     fn what_is_unknown_changes_nothing() {
-        let well = Scene::new();
-        let silent = Scene::new().gone("db2", How::Silent);
+        let well = Scene::healthy();
+        let silent = Scene::healthy().gone("db2", How::Silent);
         // Not yet away for long enough to be lost.
         assert_eq!(between(&well, &silent), []);
-        let mut back = Scene::new();
+        let mut back = Scene::healthy();
         back.set("db2", Sight::Seen(Box::new(standby("0/5000000", "0/5000000", ("db1", 5432)))));
         assert_eq!(between(&silent, &back), []);
     }

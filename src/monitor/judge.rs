@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::view::{NodeView, Role, View};
 use crate::cluster::check::{Finding, Level, Measure};
 use crate::config::Check;
@@ -21,6 +23,18 @@ pub struct Limits<'a> {
     pub lost_after: Duration,
     /// A node writes its report so often; zero: never.
     pub reports_every: Duration,
+}
+
+/// The picture with its judgement: `/status.json`, and `cluster-monitor status --json`.
+#[derive(Debug, Serialize)]
+pub struct Picture<'a> {
+    /// The picture.
+    #[serde(flatten)]
+    pub view: &'a View,
+    /// The worst level of all findings.
+    pub level: Level,
+    /// Every finding, also the good ones.
+    pub findings: &'a [Finding],
 }
 
 /// Judges everything.

@@ -12,6 +12,7 @@ use crate::config::NodeKind;
 use crate::postgres::connection::{Connection, Statement};
 use crate::postgres::error::PostgresError;
 
+const VERSION: Statement = Statement { name: "version", text: include_str!("../../sql/monitor/version.sql") };
 const REGISTRY: Statement = Statement { name: "registry", text: include_str!("../../sql/monitor/registry.sql") };
 
 /// The monitor's schema as one server holds it.
@@ -61,19 +62,18 @@ pub struct Pause {
 impl Registry {
     /// Reads it; none where the server has no such schema.
     pub fn read(connection: &mut Connection) -> Result<Option<Registry>, PostgresError> {
-        let row = match connection.query_one(&REGISTRY, &[]) {
-            Ok(row) => row,
-            // Neither the schema nor the table is there (invalid_schema_name, undefined_table).
-            Err(PostgresError::Query { code, .. }) if ["3F000", "42P01"].contains(&code.as_str()) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let wrong = |detail: String| PostgresError::Answer {
-            server: String::new(),
+        // A table that is missing would be an error in the server's log at every look.
+        let present = connection.query_one(&VERSION, &[])?;
+        if !connection.column::<bool>(&VERSION, &present, "present")? {
+            return Ok(None);
+        }
+        let row = connection.query_one(&REGISTRY, &[])?;
+        let text: String = connection.column(&REGISTRY, &row, "registry")?;
+        serde_json::from_str(&text).map(Some).map_err(|error| PostgresError::Answer {
+            server: connection.server().to_owned(),
             statement: REGISTRY.name.to_owned(),
-            detail,
-        };
-        let text: String = row.try_get("registry").map_err(|error| wrong(error.to_string()))?;
-        serde_json::from_str(&text).map(Some).map_err(|error| wrong(error.to_string()))
+            detail: error.to_string(),
+        })
     }
 
     /// The node of that name.

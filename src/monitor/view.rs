@@ -145,6 +145,8 @@ pub struct NodeView {
     pub replay_paused: bool,
     /// `recovery_min_apply_delay`, in seconds; none: none.
     pub apply_delay_seconds: Option<f64>,
+    /// How long ago the last replayed transaction was committed, by the standby's clock, in seconds.
+    pub replayed_age_seconds: Option<f64>,
     /// How far it is behind on each path.
     pub lag: Lag,
     /// `pg_stat_archiver`, where the node archives.
@@ -303,6 +305,7 @@ fn node_view(
         slot: seen.and_then(|seen| seen.receiver.as_ref()).and_then(|receiver| receiver.slot.clone()),
         replay_paused: seen.and_then(|seen| seen.pause.as_deref()).is_some_and(|pause| pause != "not paused"),
         apply_delay_seconds: seen.map(|seen| seen.delay).filter(|delay| *delay > 0.0),
+        replayed_age_seconds: seen.and_then(|seen| seen.replayed_age),
         lag,
         archiver: seen.filter(|seen| seen.archive_mode != "off").map(archiver),
         slots: seen.map(slots).unwrap_or_default(),

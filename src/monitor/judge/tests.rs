@@ -38,7 +38,7 @@ fn level(scene: &Scene, check: &str, subject: &str) -> Level {
 
 #[test]
 fn a_cluster_that_is_well_has_nothing_else_to_say() {
-    let findings = judged(&Scene::new().view(), &limits());
+    let findings = judged(&Scene::healthy().view(), &limits());
     let bad: Vec<_> = findings.iter().filter(|finding| finding.level != Level::Ok).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     assert!(findings.len() > 12);
@@ -46,20 +46,20 @@ fn a_cluster_that_is_well_has_nothing_else_to_say() {
 
 #[test]
 fn who_does_not_answer_is_lost_at_once_after_a_while_or_not_at_all() {
-    assert_eq!(level(&Scene::new().gone("db2", How::Refused), "node", "db2"), Level::Warning);
-    assert_eq!(level(&Scene::new().gone("db1", How::Refused), "node", "db1"), Level::Critical);
-    let mut silent = Scene::new().gone("db2", How::Silent);
+    assert_eq!(level(&Scene::healthy().gone("db2", How::Refused), "node", "db2"), Level::Warning);
+    assert_eq!(level(&Scene::healthy().gone("db1", How::Refused), "node", "db1"), Level::Critical);
+    let mut silent = Scene::healthy().gone("db2", How::Silent);
     assert_eq!(level(&silent, "node", "db2"), Level::Unknown);
     silent.watched[1].look.unseen_for = Duration::from_secs(3);
     assert_eq!(level(&silent, "node", "db2"), Level::Warning);
-    assert_eq!(level(&Scene::new().gone("db1", How::Full), "node", "db1"), Level::Warning);
-    assert_eq!(level(&Scene::new().gone("db1", How::Refused), "primary", "main"), Level::Critical);
-    assert_eq!(level(&Scene::new().promoted("db3", 2), "primary", "main"), Level::Critical);
+    assert_eq!(level(&Scene::healthy().gone("db1", How::Full), "node", "db1"), Level::Warning);
+    assert_eq!(level(&Scene::healthy().gone("db1", How::Refused), "primary", "main"), Level::Critical);
+    assert_eq!(level(&Scene::healthy().promoted("db3", 2), "primary", "main"), Level::Critical);
 }
 
 #[test]
 fn a_standby_that_streamed_and_does_not_is_a_warning_and_one_that_never_did_is_well() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     scene.seen("db3").receiver = None;
     assert_eq!(level(&scene, "replication", "db3"), Level::Warning);
     for one in &mut scene.watched {
@@ -79,7 +79,7 @@ fn a_standby_that_streamed_and_does_not_is_a_warning_and_one_that_never_did_is_w
 #[test]
 fn slots_are_judged_by_what_they_hold_and_by_what_they_lost() {
     let slot = |restart: u64, status: &str| {
-        let mut scene = Scene::new();
+        let mut scene = Scene::healthy();
         scene.seen("db1").position = Some(crate::wal::Lsn(1000 * MIB));
         scene.seen("db1").slots = vec![Slot {
             name: "s".to_owned(),
@@ -106,7 +106,7 @@ fn synchronous_standbys_are_counted_in_every_form_of_the_setting() {
     {
         assert_eq!(wanted_synchronous(names), wanted, "{names}");
     }
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     scene.seen("db1").synchronous_standby_names = "ANY 1 (db2, db3)".to_owned();
     assert_eq!(level(&scene, "synchronous", "main"), Level::Ok);
     scene.seen("db1").synchronous_standby_names = "ANY 2 (db2, db3)".to_owned();
@@ -115,7 +115,7 @@ fn synchronous_standbys_are_counted_in_every_form_of_the_setting() {
 
 #[test]
 fn an_archiver_is_judged_by_its_last_call_and_by_what_waits() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     let one = scene.seen("db1");
     one.archive_mode = "on".to_owned();
     one.ready = Some(Ok(Ready { files: 0, oldest: None }));
@@ -131,7 +131,7 @@ fn an_archiver_is_judged_by_its_last_call_and_by_what_waits() {
 
 #[test]
 fn what_a_node_reports_is_judged_while_it_is_fresh() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     let mut given = report("0/4000000", None);
     if let Some(Ok(archive)) = given.archive.as_mut() {
         archive.missing = 2;
@@ -156,8 +156,8 @@ fn what_a_node_reports_is_judged_while_it_is_fresh() {
 
 #[test]
 fn registration_is_compared_with_what_is_seen() {
-    assert_eq!(level(&Scene::new().promoted("db2", 2), "registration", "db2"), Level::Warning);
-    let mut scene = Scene::new();
+    assert_eq!(level(&Scene::healthy().promoted("db2", 2), "registration", "db2"), Level::Warning);
+    let mut scene = Scene::healthy();
     for one in &mut scene.watched {
         if let Some(registry) = &mut one.registry {
             registry.nodes.remove(1);

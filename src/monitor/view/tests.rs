@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Transport;
 use crate::monitor::observation::tests::{primary, standby};
 use crate::monitor::observation::{How, Sender};
 use crate::monitor::registry::tests::registry;
@@ -40,22 +39,8 @@ fn sender(name: &str, at: &str) -> Sender {
 }
 
 fn node(name: &str, kind: NodeKind, server: bool) -> Node {
-    Node {
-        name: name.to_owned(),
-        id: None,
-        kind,
-        host: None,
-        pgdata: None,
-        conninfo: server.then(|| format!("host={name} dbname=postgres")),
-        archive: None,
-        transport: Transport::Ssh,
-        ssh_user: None,
-        ssh_port: None,
-        ssh_key: None,
-        ssh_jump: None,
-        ssh_known_hosts: None,
-        programs: None,
-    }
+    let conninfo = server.then(|| format!("host={name} dbname=postgres"));
+    Node { name: name.to_owned(), kind, conninfo, ..Node::default() }
 }
 
 /// A report of an archive that reaches so far.
@@ -77,7 +62,7 @@ pub fn report(tip: &str, restorable: Option<&str>) -> Report {
 }
 
 impl Scene {
-    pub fn new() -> Scene {
+    pub fn healthy() -> Scene {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let mut one = primary("0/5000100");
         one.senders = vec![Sender { replayed: Some(lsn("0/4F00000")), ..sender("db2", "0/5000000") }];
@@ -143,7 +128,7 @@ impl Scene {
 
 #[test]
 fn every_path_has_its_distance_and_a_path_that_is_not_used_has_none() {
-    let view = Scene::new().view();
+    let view = Scene::healthy().view();
     assert_eq!((view.primary.as_deref(), view.rivals.len()), (Some("db1"), 0));
     let lag = |name: &str| view.node(name).expect("because the scene has it").lag.clone();
     let bytes = |mark: Option<Mark>| mark.and_then(|mark| mark.bytes);
@@ -167,7 +152,7 @@ fn every_path_has_its_distance_and_a_path_that_is_not_used_has_none() {
 
 #[test]
 fn a_standby_of_archived_wal_is_never_shown_as_without_lag() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     let three = scene.seen("db3");
     (three.receiver, three.received, three.replayed) = (None, None, Some(lsn("0/3000000")));
     let view = scene.view();
@@ -181,12 +166,12 @@ fn a_standby_of_archived_wal_is_never_shown_as_without_lag() {
 
 #[test]
 fn a_standby_is_found_by_address_by_name_and_when_it_is_silent() {
-    let view = Scene::new().view();
+    let view = Scene::healthy().view();
     let upstream = |view: &View, name: &str| view.node(name).and_then(|node| node.upstream.clone());
     assert_eq!(upstream(&view, "db2").as_deref(), Some("db1"));
     // db3 names an address that no connection string holds; db2 sends to a receiver of its name.
     assert_eq!(upstream(&view, "db3").as_deref(), Some("db2"));
-    let view = Scene::new().gone("db2", How::Hung).view();
+    let view = Scene::healthy().gone("db2", How::Hung).view();
     let two = view.node("db2").expect("because the scene has it");
     assert_eq!((two.state, two.upstream.as_deref(), two.role), ("hung", Some("db1"), Role::Unknown));
     assert_eq!(two.lag.flushed.and_then(|mark| mark.bytes), Some(0x100));
@@ -195,7 +180,7 @@ fn a_standby_is_found_by_address_by_name_and_when_it_is_silent() {
 
 #[test]
 fn a_receiver_is_matched_by_the_name_it_gives_itself() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     let receiver = scene.seen("db3").receiver.as_mut().expect("because it streams");
     receiver.conninfo = Some("user=rep dbname=replication host=10.0.0.2 application_name=third".to_owned());
     scene.seen("db2").senders = vec![sender("third", "0/4900000"), sender("db3", "0/1000000")];
@@ -206,7 +191,7 @@ fn a_receiver_is_matched_by_the_name_it_gives_itself() {
 
 #[test]
 fn without_a_primary_distances_are_taken_from_what_was_known_last() {
-    let view = Scene::new().gone("db1", How::Refused).view();
+    let view = Scene::healthy().gone("db1", How::Refused).view();
     assert_eq!(view.primary, None);
     let reference = view.reference.clone().expect("because standbys answer");
     assert_eq!((reference.node.as_str(), reference.lsn, reference.live), ("db2", lsn("0/5000100"), false));
@@ -217,9 +202,9 @@ fn without_a_primary_distances_are_taken_from_what_was_known_last() {
 
 #[test]
 fn of_two_primaries_the_confirmed_one_counts_and_of_two_confirmed_the_newer() {
-    let view = Scene::new().promoted("db2", 2).view();
+    let view = Scene::healthy().promoted("db2", 2).view();
     assert_eq!((view.primary.as_deref(), view.rivals.as_slice()), (Some("db1"), &["db2".to_owned()][..]));
-    let mut after = Scene::new().promoted("db2", 2);
+    let mut after = Scene::healthy().promoted("db2", 2);
     after.one("db2").registry = Some(registry(&[("db1", "standby"), ("db2", "primary")]));
     let view = after.view();
     assert_eq!((view.primary.as_deref(), view.rivals.as_slice()), (Some("db2"), &["db1".to_owned()][..]));
@@ -227,7 +212,7 @@ fn of_two_primaries_the_confirmed_one_counts_and_of_two_confirmed_the_newer() {
 
 #[test]
 fn the_archiver_of_the_primary_counts_as_archived_and_slots_know_what_they_hold() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::healthy();
     let one = scene.seen("db1");
     one.archive_mode = "on".to_owned();
     one.archiver.last_archived = Some("000000010000000000000003".to_owned());
@@ -258,7 +243,7 @@ proptest! {
         replayed in proptest::option::of(1u64..1 << 40),
         tip in proptest::option::of(1u64..1 << 40),
     ) {
-        let mut scene = Scene::new();
+        let mut scene = Scene::healthy();
         scene.tide = Tide::new(4);
         scene.seen("db1").position = Some(Lsn(primary_at));
         scene.seen("db1").senders.clear();
