@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::records::Registration;
 use super::registry::{Registered, Registry, kind_word};
 use super::view::{NodeView, Role, View};
-use crate::config::{Node, NodeKind};
+use crate::config::{Config, Node, NodeKind};
 use crate::error::{Class, Explain};
 
 /// Why a node is not registered, or not taken back.
@@ -98,6 +98,8 @@ pub struct Wish<'a> {
     pub expected: Option<&'a str>,
     /// The system identifier of its archive, for a node without a server.
     pub archive_system: Option<&'a str>,
+    /// The number it is given where nobody says which, if that is free; else the next one is.
+    pub place: Option<i32>,
     /// A person knows better.
     pub force: bool,
 }
@@ -115,6 +117,12 @@ pub struct Plan {
     pub notices: Vec<String>,
 }
 
+/// The place of a node in the configuration, counted from 1: the number that it would get.
+pub fn place(config: &Config, node: &Node) -> Option<i32> {
+    let at = config.nodes.iter().position(|one| one.name == node.name)?;
+    i32::try_from(at + 1).ok()
+}
+
 /// Plans the registration of a node.
 pub fn plan(view: &View, registry: Option<&Registry>, wish: Wish<'_>) -> Result<Plan, RegistrationError> {
     let node = wish.node;
@@ -127,7 +135,7 @@ pub fn plan(view: &View, registry: Option<&Registry>, wish: Wish<'_>) -> Result<
     }
     let known = registry.and_then(|registry| registry.node(&name));
     let role = role(seen, node, wish)?;
-    let id = number(node, known, registry)?;
+    let id = number(wish, known, registry)?;
     let followed = seen.and_then(|seen| seen.upstream.as_deref()).and_then(|name| registry?.node(name));
     // One that does not stream just now stays registered with what it followed last: that is how its loss shows.
     let before = known.filter(|_| !wish.force && role != "primary").and_then(|known| known.upstream_id);
@@ -210,9 +218,12 @@ fn role(seen: Option<&NodeView>, node: &Node, wish: Wish<'_>) -> Result<&'static
 }
 
 /// The configured number, the one it has, or the next that is free.
-fn number(node: &Node, known: Option<&Registered>, registry: Option<&Registry>) -> Result<i32, RegistrationError> {
+fn number(wish: Wish<'_>, known: Option<&Registered>, registry: Option<&Registry>) -> Result<i32, RegistrationError> {
+    let node = wish.node;
     let all = registry.map(|registry| registry.nodes.as_slice()).unwrap_or_default();
-    let Some(id) = node.id.or(known.map(|known| known.id)) else {
+    // Daemons that register at the same time want different numbers.
+    let free = wish.place.filter(|place| known.is_none() && all.iter().all(|one| one.id != *place));
+    let Some(id) = node.id.or(known.map(|known| known.id)).or(free) else {
         return Ok(all.iter().map(|one| one.id).max().unwrap_or(0).saturating_add(1));
     };
     match all.iter().find(|one| one.id == id && one.name != node.name) {
@@ -278,7 +289,7 @@ mod tests {
         force: bool,
     ) -> Result<Plan, RegistrationError> {
         let node = &scene.watched.iter().find(|one| one.node.name == name).expect("because the scene has it").node;
-        plan(&scene.view(), registry, Wish { node, expected: None, archive_system: None, force })
+        plan(&scene.view(), registry, Wish { node, expected: None, archive_system: None, place: None, force })
     }
 
     #[test]
@@ -326,7 +337,7 @@ mod tests {
             assert!(matches!(refused, Err(RegistrationError::Rival { .. })), "{refused:?}");
         }
         let node = &foreign.watched[3].node;
-        let wish = Wish { node, expected: None, archive_system: Some("5"), force: true };
+        let wish = Wish { node, expected: None, archive_system: Some("5"), place: None, force: true };
         let refused = plan(&Scene::healthy().view(), Some(&roster), wish);
         assert!(matches!(refused, Err(RegistrationError::Foreign { .. })), "{refused:?}");
     }
@@ -356,7 +367,7 @@ mod tests {
     fn the_word_must_fit_and_a_primary_with_followers_stays() {
         let scene = Scene::healthy();
         let node = &scene.watched[1].node;
-        let wish = Wish { node, expected: Some("primary"), archive_system: None, force: true };
+        let wish = Wish { node, expected: Some("primary"), archive_system: None, place: None, force: true };
         assert!(matches!(plan(&scene.view(), None, wish), Err(RegistrationError::Other { .. })));
         let roster = registry(&[("db1", "primary"), ("db2", "standby")]);
         let removal =

@@ -16,7 +16,7 @@ use crate::monitor::announce::announce;
 use crate::monitor::event::Event;
 use crate::monitor::gather::gather;
 use crate::monitor::records::Records;
-use crate::monitor::registration::{Plan, Wish, plan, plan_removal};
+use crate::monitor::registration::{Plan, Wish, place, plan, plan_removal};
 use crate::monitor::registry::Registry;
 use crate::monitor::schema;
 use crate::monitor::tide::Tide;
@@ -35,7 +35,7 @@ pub fn register(arguments: &ArgMatches, context: &Context, expected: Option<&str
     let (created, registry) = registry(&mut records, context)?;
     let archive_system = archive_system(&config, &node.name);
     let force = arguments.get_flag("force");
-    let wish = Wish { node, expected, archive_system: archive_system.as_deref(), force };
+    let wish = Wish { node, expected, archive_system: archive_system.as_deref(), place: place(&config, node), force };
     let plan = plan(&view, registry.as_ref(), wish)?;
     for notice in &plan.notices {
         log::warn!("{notice}");

@@ -225,7 +225,7 @@ impl Desk {
     }
 
     fn open(&mut self, primary: &str) -> Result<&mut Records, PostgresError> {
-        if !self.records.as_ref().is_some_and(|(known, _)| known == primary) {
+        if self.records.as_ref().is_none_or(|(known, _)| known != primary) {
             self.forget_connection();
             let purpose = format!("cluster-monitor {} records", self.config.local.node);
             let records = Records::open(primary, PATIENCE, &purpose)?;
@@ -315,6 +315,8 @@ impl Desk {
         if let Some(report) = report {
             self.write(|records| records.record_report(&node.name, report));
         }
+        // Other daemons write events down too.
+        self.show_events();
     }
 
     fn register(&mut self, row: &Registration, create: bool, event: Option<Box<Event>>) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::event::{self, Event, States};
 use super::judge::{Limits, judge};
 use super::local::Surveyor;
-use super::registration::{RegistrationError, Wish, plan};
+use super::registration::{RegistrationError, Wish, place, plan};
 use super::registry::Registry;
 use super::report::Report;
 use super::tide::Tide;
@@ -226,7 +226,13 @@ impl<'a> Daemon<'a> {
         if registry.is_none() && !leads {
             return;
         }
-        let wish = Wish { node: own, expected: None, archive_system: None, force: self.insist || leads };
+        let wish = Wish {
+            node: own,
+            expected: None,
+            archive_system: None,
+            place: place(&self.config, own),
+            force: self.insist || leads,
+        };
         match plan(view, registry, wish) {
             Ok(plan) if plan.unchanged => {}
             Ok(plan) => {

@@ -1,6 +1,6 @@
 "use strict";
 // The drawings: who follows whom, lag over time, and what the archives hold.
-const CARD = { width: 232, height: 98, gapX: 168, gapY: 22 };
+const CARD = { width: 250, height: 98, gapX: 158, gapY: 20 };
 
 /// Where each node stands: the primary on the left, whoever follows it to the right, a row for each leaf.
 function places(view) {
@@ -71,7 +71,7 @@ function card(view, { node, x, y }) {
   const distance = node.name === view.primary ? `at ${view.reference.lsn}`
     : behind ? `${bytes(behind.bytes)} behind · ${span(behind.seconds)}` : "";
   const archive = node.lag.archived || (node.role === "dr" ? null : node.lag.relayed);
-  const daemon = node.report_age_seconds === null ? "no daemon" : node.name === view.observer ? "seen from here" : `daemon ${span(node.report_age_seconds)} ago`;
+  const daemon = node.report_age_seconds === null ? "no daemon" : node.name === view.observer ? "seen from here" : `daemon spoke ${span(node.report_age_seconds)} ago`;
   const pill = node.role === "primary" && view.rivals.includes(node.name) ? "RIVAL" : node.role.toUpperCase();
   const pillWidth = pill.length * 7.6 + 16;
   return svg("g", { transform: `translate(${x} ${y})` }, [
@@ -83,7 +83,7 @@ function card(view, { node, x, y }) {
     svg("text", { class: "role", x: CARD.width - pillWidth / 2 - 12, y: 27, "text-anchor": "middle", style: node.role === "primary" ? "fill:var(--good)" : "fill:var(--soft)" }, pill),
     svg("text", { x: 18, y: 50, style: level === "critical" && node.trouble ? "fill:var(--bad)" : null }, state),
     svg("text", { x: 18, y: 68 }, distance),
-    svg("text", { class: "soft", x: 18, y: 86 }, archive ? `archive ${bytes(archive.bytes)} behind · ${daemon}` : daemon),
+    svg("text", { class: "soft", x: 18, y: 86 }, archive ? `archive ${bytes(archive.bytes)} behind` : daemon),
   ]);
 }
 
@@ -98,11 +98,13 @@ function plot() {
   if (!series || !picture) return;
   const box = $("plot"), root = box.firstElementChild;
   const width = box.clientWidth, height = box.clientHeight, left = 64, bottom = 24, top = 8;
-  const last = series.at.at(-1) ?? Date.now() / 1000, first = last - 3600;
+  const last = series.at.at(-1) ?? Date.now() / 1000;
+  // An hour, or as long as the daemon remembers.
+  const length = Math.min(3600, Math.max(300, last - (series.at[0] ?? last))), first = last - length;
   const names = picture.nodes.map((node) => node.name).filter((name) => series.nodes[name]?.some((value) => value !== null));
   const most = Math.max(4096, ...names.flatMap((name) => series.nodes[name].filter((value) => value !== null)));
   const scale = ticks(most), high = scale.at(-1);
-  const x = (at) => left + ((at - first) / 3600) * (width - left - 8);
+  const x = (at) => left + ((at - first) / length) * (width - left - 8);
   const y = (value) => top + (1 - value / high) * (height - top - bottom);
   root.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const shapes = [];
@@ -110,7 +112,8 @@ function plot() {
     shapes.push(svg("line", { class: "grid", x1: left, x2: width - 8, y1: y(value), y2: y(value) }));
     shapes.push(svg("text", { x: left - 10, y: y(value) + 4, "text-anchor": "end" }, bytes(value)));
   }
-  for (let at = Math.ceil(first / 600) * 600; at <= last; at += 600) {
+  const pace = length > 1800 ? 600 : length > 600 ? 120 : 60;
+  for (let at = Math.ceil(first / pace) * pace; at <= last; at += pace) {
     shapes.push(svg("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, clock(at)));
   }
   names.forEach((name) => shapes.push(...line(series.nodes[name], series.at, x, y, colour(order(name)))));

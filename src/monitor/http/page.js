@@ -83,7 +83,7 @@ function paths(view) {
 
 function events(all) {
   const now = Date.now() / 1000;
-  const shown = all.slice(0, 12).map((one) => el("li", { title: one.time }, [
+  const shown = all.slice(0, 30).map((one) => el("li", { title: one.time }, [
     el("time", {}, now - one.epoch < 86400 ? clock(one.epoch) : new Date(one.epoch * 1000).toLocaleDateString()),
     el("div", {}, [
       el("b", { class: one.successful ? "" : "critical" }, one.event.replaceAll("_", " ")), " ", one.node,
