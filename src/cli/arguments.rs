@@ -284,7 +284,7 @@ fn plain(name: &'static str, about: &'static str) -> Command {
 }
 
 /// A command with what every program has that reads the configuration.
-fn configured(name: &'static str, about: &'static str) -> Command {
+pub(super) fn configured(name: &'static str, about: &'static str) -> Command {
     const HEADING: &str = "Configuration";
     plain(name, about)
         .arg(flag("dry-run", "Show what would be done, and change nothing"))
@@ -311,17 +311,17 @@ pub fn source(matches: &ArgMatches) -> Source {
 }
 
 /// A switch with a long name.
-fn flag(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
 }
 
 /// An option with a number from 0 on.
-fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
+pub(super) fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
     Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u32).range(0..=i64::from(most)))
 }
 
 /// An argument with a text.
-fn text(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn text(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).help(help)
 }
 

@@ -13,6 +13,7 @@ pub mod arguments;
 pub mod base_backup;
 pub mod check_archive;
 pub mod check_node;
+pub mod cluster_monitor;
 pub mod distribute;
 pub mod docs;
 pub mod flush_primary;
@@ -125,6 +126,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Corrupt, Storage, Remote, Timeout],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "17 3 * * *  check-archive --quiet" }],
+    },
+    Program {
+        name: "cluster-monitor",
+        command: cluster_monitor::arguments::cluster_monitor,
+        classes: &[Absent, Conflict, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
     },
     Program {
         name: "distribute",

@@ -72,6 +72,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "notify",  doc: "Programs told about what happens; started directly, never through a shell." },
     Section { name: "log",     doc: "Where messages go beside standard error." },
     Section { name: "check",   doc: "When check-node warns, and when it calls it critical." },
+    Section { name: "monitor", doc: "What cluster-monitor watches, keeps, answers and tells." },
     Section { name: "node",    doc: "One section for each node: what it is, where it is, how it is reached." },
 ];
 
@@ -161,6 +162,26 @@ pub const OPTIONS: &[Row] = &[
     row("check", "free_warning", Number(0, 100), Is("20"), Both, "Warns when less than so many percent of a file system are free."),
     row("check", "free_critical", Number(0, 100), Is("10"), Both, "Calls that critical below so many percent."),
 
+    row("check", "lag_warning", Size, Is("256MB"), Both, "Warns when a node is so far behind the primary."),
+    row("check", "lag_critical", Size, Is("4GB"), Both, "Calls that critical from here on."),
+    row("check", "slot_warning", Size, Is("1GB"), Both, "Warns when a replication slot holds back so much WAL."),
+    row("check", "slot_critical", Size, Is("10GB"), Both, "Calls that critical from here on."),
+    row("check", "drill_age_warning", Time("0", "3650d"), Is("0"), Both, "Warns when the last proven restore is so old; 0: never."),
+
+    row("monitor", "interval", Time("100ms", "1h"), Is("1s"), Both, "Looks at every node so often."),
+    row("monitor", "deadline", Time("100ms", "1min"), Is("900ms"), Both, "Bounds the time a node may take to answer."),
+    row("monitor", "lost_after", Time("1s", "1h"), Is("3s"), Both, "Calls a node lost that has not answered for so long."),
+    row("monitor", "history", Time("0", "1d"), Is("10s"), Both, "Writes this node's lag into the database so often; 0: never."),
+    row("monitor", "keep", Time("1min", "3650d"), Is("30d"), Both, "Keeps the history of lag for so long."),
+    row("monitor", "keep_events", Time("1min", "3650d"), Is("365d"), Both, "Keeps events for so long."),
+    row("monitor", "survey", Time("1s", "1d"), Is("5min"), Both, "Lists the own archive whole so often, to find gaps."),
+    row("monitor", "relay", Switch, Is("off"), Both, "Relays WAL, as 'relay-wal --loop' does."),
+    row("monitor", "http", Text, Nothing, Local, "Answers HTTP there, as address:port; a port alone: loopback only."),
+    row("monitor", "pid_file", Path, Nothing, Local, "Holds the daemon's process id while it runs."),
+    row("monitor", "event_notification_command", Words, Nothing, Both, "Runs for each event, with %n %a %e %s %t %d filled in."),
+    row("monitor", "event_notifications", Text, Nothing, Both, "Names the events to run it for, with commas; empty: all."),
+
+    row("node", "id", Number(1, 2_147_483_647), Nothing, Shared, "Is its number in events and views; empty: given at registration."),
     row("node", "kind", Choice(&["node", "dr", "witness"]), Is("node"), Shared, "Says what it is for: a database node, disaster recovery, or a vote."),
     row("node", "host", Text, Nothing, Shared, "Is its host name or address; needed where other nodes reach it."),
     row("node", "pgdata", Path, Nothing, Shared, "Is its data directory."),
