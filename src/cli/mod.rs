@@ -15,8 +15,10 @@ pub mod check_archive;
 pub mod check_node;
 pub mod distribute;
 pub mod docs;
+pub mod gaps;
 pub mod help;
 pub mod output;
+pub mod pitr_restore;
 pub mod relay_wal;
 pub mod restore_cleanup;
 pub mod restore_wal;
@@ -95,6 +97,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "30 1 * * *  base-backup take --quiet && base-backup expire --quiet" }],
+    },
+    Program {
+        name: "pitr-restore",
+        command: arguments::pitr_restore,
+        classes: &[Absent, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[Line { file: "crontab", text: "40 4 * * 0  pitr-restore drill --quiet" }],
     },
     Program {
         name: "check-node",

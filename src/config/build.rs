@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Local, Log, Node, NodeKind, Notify, PlaceWord, Queue,
-    Relay, Restore, Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Drill, Local, Log, Node, NodeKind, Notify, PlaceWord,
+    Queue, Relay, Restore, Shipping, Ssh, Transport,
 };
 use crate::store::Encoding;
 
@@ -123,6 +123,7 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
             interval: from.time("relay", "interval"),
         },
         backup: backup(&from),
+        drill: drill(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
@@ -206,6 +207,19 @@ fn backup(from: &Reader<'_>) -> Backup {
         deadline: from.time("backup", "deadline"),
         keep: from.count("backup", "keep"),
         keep_days: from.count("backup", "keep_days"),
+    }
+}
+
+fn drill(from: &Reader<'_>) -> Drill {
+    Drill {
+        directory: from.given_path("drill", "directory"),
+        random: from.word("drill", "target") != "latest",
+        shared_buffers: from.size("drill", "shared_buffers"),
+        deadline: from.time("drill", "deadline"),
+        amcheck: from.switch("drill", "amcheck"),
+        database: from.word("drill", "database"),
+        sql_file: from.path("drill", "sql_file"),
+        check: from.text("drill", "check"),
     }
 }
 
