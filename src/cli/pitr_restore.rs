@@ -1,4 +1,4 @@
-//! `pitr-restore`: plan, run, drill.
+//! `pitr-restore`: plan and run.
 //!
 //! `--json` prints, for plan, `{"format":1,"possible":true,"plan":…}` with a [`Plan`], or
 //! `{"format":1,"possible":false,"reason","hint","missing":[…],"window":…}`; for run

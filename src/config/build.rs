@@ -211,16 +211,7 @@ fn backup(from: &Reader<'_>) -> Backup {
 }
 
 fn drill(from: &Reader<'_>) -> Drill {
-    Drill {
-        directory: from.given_path("drill", "directory"),
-        random: from.word("drill", "target") != "latest",
-        shared_buffers: from.size("drill", "shared_buffers"),
-        deadline: from.time("drill", "deadline"),
-        amcheck: from.switch("drill", "amcheck"),
-        database: from.word("drill", "database"),
-        sql_file: from.path("drill", "sql_file"),
-        check: from.text("drill", "check"),
-    }
+    Drill { deadline: from.time("drill", "deadline") }
 }
 
 fn ssh(from: &Reader<'_>) -> Ssh {

@@ -67,7 +67,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "restore", doc: "How restore-wal answers PostgreSQL." },
     Section { name: "relay",   doc: "How relay-wal sends on what this node holds." },
     Section { name: "backup",  doc: "How base-backup takes, restores and removes backups." },
-    Section { name: "drill",   doc: "How 'pitr-restore drill' rehearses a restore." },
+    Section { name: "drill",   doc: "How restores of 'pitr-restore' are followed." },
     Section { name: "ssh",     doc: "The way to other nodes." },
     Section { name: "notify",  doc: "Programs told about what happens; started directly, never through a shell." },
     Section { name: "log",     doc: "Where messages go beside standard error." },
@@ -128,14 +128,7 @@ pub const OPTIONS: &[Row] = &[
     row("backup", "keep", Number(0, 10_000), Is("0"), Both, "Keeps so many backups when 'base-backup expire' runs; 0: no number."),
     row("backup", "keep_days", Number(0, 36_500), Is("0"), Both, "Keeps what restores to any time of so many days; 0: no number."),
 
-    row("drill", "directory", Path, Is("/var/lib/pgwarm/drill"), Local, "Holds the server that a drill restores; needs room for a whole backup."),
-    row("drill", "target", Choice(&["random", "latest"]), Is("random"), Both, "Says what a drill recovers to where the command line does not."),
-    row("drill", "shared_buffers", Size, Is("128MB"), Both, "Is the buffer memory of that server."),
     row("drill", "deadline", Time("1min", "30d"), Is("1d"), Both, "Gives a recovery that is waited for so long."),
-    row("drill", "amcheck", Switch, Is("on"), Both, "Checks tables and indexes with pg_amcheck, where that is there."),
-    row("drill", "database", Text, Is("postgres"), Both, "Is the database that sql_file and check are run in."),
-    row("drill", "sql_file", Path, Nothing, Both, "Holds SQL that must run without an error."),
-    row("drill", "check", Text, Nothing, Both, "Is a query whose first column must be true in every row, and which must have one."),
 
     row("ssh", "program", LoosePath, Is("ssh"), Both, "Names the ssh program: a path, or a name looked up in PATH."),
     row("ssh", "connect_timeout", Time("1s", "5min"), Is("10s"), Both, "Bounds the time a connection may take to come up."),
