@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`catalog`] says how a backup lies in an archive, [`plan`] which files belong to it, [`copy`] how
 //! they are read and stored, [`session`] how the server is told, [`take`] is the story of one backup. [`verify`],
-//! [`restore`] and [`expire`] are the stories that follow. [`manifest`], [`checksum`] and [`tar`] are formats of
-//! others: PostgreSQL's manifest and page checksum, and tar.
+//! [`restore`] and [`expire`] are the stories that follow; [`pitr`] brings a restore to a point in time. [`manifest`],
+//! [`checksum`] and [`tar`] are formats of others: PostgreSQL's manifest and page checksum, and tar.
 
 pub mod catalog;
 pub mod checksum;
@@ -11,6 +11,7 @@ pub mod copy;
 pub mod error;
 pub mod expire;
 pub mod manifest;
+pub mod pitr;
 pub mod plan;
 pub mod read;
 pub mod restore;

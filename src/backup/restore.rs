@@ -9,6 +9,7 @@
 mod claim;
 mod layout;
 mod patch;
+mod room;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use self::claim::{MARK, Way, look};
+pub use self::room::room;
 
 use self::claim::Claim;
 use self::layout::Layout;

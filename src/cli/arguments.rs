@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use super::PROGRAMS;
 use crate::config::{Source, value};
 use crate::store::serve::is_plain_name;
+use crate::wal::Lsn;
 
 /// The command of every program, for completions and manual pages.
 pub fn all() -> Vec<Command> {
@@ -213,6 +214,59 @@ pub fn flush_primary() -> Command {
         )
         .arg(text("for", "NODE takes over and sees for itself what it has").long("for").value_name("NODE").hide(true))
         .group(ArgGroup::new("job").args(["undo", "follow", "for", "show-config"]))
+}
+
+/// `pitr-restore`: the word first, then where to.
+pub fn pitr_restore() -> Command {
+    let to =
+        |name: &'static str, value: &'static str, help: &'static str| text(name, help).long(name).value_name(value);
+    configured("pitr-restore", "Plans and makes restores to a point in time")
+        .override_usage(
+            "pitr-restore plan [TARGET] [--timeline N] [--backup LABEL] [--to DIR]\n       \
+             pitr-restore run [TARGET] --to <DIR> [--delta] [--map OID=DIR] [--action WORD] [--start]",
+        )
+        .arg(
+            Arg::new("job")
+                .help("What to do")
+                .value_name("JOB")
+                .value_parser(["plan", "run"])
+                .required_unless_present("show-config"),
+        )
+        .arg(to("time", "TIME", "Target: the state at this time, with its offset: '2026-03-01 12:00:00+01:00'"))
+        .arg(to("xid", "ID", "Target: this transaction").value_parser(value_parser!(u64)))
+        .arg(to("lsn", "LSN", "Target: this position").value_parser(value_parser!(Lsn)))
+        .arg(to("name", "NAME", "Target: this restore point (pg_create_restore_point)"))
+        .arg(flag("immediate", "Target: the end of the backup"))
+        .arg(flag("latest", "Target: all the WAL there is; the default"))
+        .group(ArgGroup::new("target").args(["time", "xid", "lsn", "name", "immediate", "latest"]))
+        .arg(flag("exclusive", "Stop just before the target, not just behind it"))
+        .arg(
+            to("timeline", "N", "Follow this timeline: a number, latest or current (the backup's)")
+                .default_value("latest"),
+        )
+        .arg(to("backup", "LABEL", "Restore from this backup; else from the newest that leads there"))
+        .arg(to("place", "NODE", "The node whose archive holds the backups; else this one"))
+        .arg(
+            to("action", "WORD", "run: what happens at the target: pause, promote or shutdown")
+                .value_parser(["pause", "promote", "shutdown"]),
+        )
+        .arg(path("to", "The data directory to restore into").long("to").value_name("DIR"))
+        .arg(to("map", "OID=DIR", "Put the tablespace OID into DIR; may be given again").action(ArgAction::Append))
+        .arg(path("wal-dir", "Make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(flag("delta", "Overwrite an older state of the same system with what differs"))
+        .arg(flag("drop-wal", "Give up WAL that lies only in the older state's pg_wal"))
+        .arg(flag("standby", "run: make it a standby, which waits for more WAL"))
+        .arg(flag("ship", "run: let it archive as the server it came from; else archive_mode is off"))
+        .arg(
+            to("setting", "NAME=VALUE", "run: set this too, such as port=5433; may be given again")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("start", "run: start it and wait until the target is reached"))
+        .arg(
+            to("deadline", "TIME", "run: give recovery so long, such as 2h; else drill.deadline")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
 }
 
 /// `check-node`: changes nothing.

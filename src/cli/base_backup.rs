@@ -436,17 +436,24 @@ fn expired(report: &Report, dry_run: bool) -> String {
 }
 
 /// Progress for a person at a terminal; nothing where there is none.
-struct Progress {
+pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    fn new(context: &Context) -> Self {
+    /// A bar on standard error, if that is a terminal.
+    pub fn new(context: &Context) -> Self {
         let seen = std::io::stderr().is_terminal() && !context.quiet;
         Progress { bar: output::progress(0, "bytes", seen) }
     }
 
-    fn end(&self) {
+    /// Shows that something is looked at, for nobody knows how long.
+    pub fn looking(&self) {
+        self.bar.set_message("looking at the archive");
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -17,8 +17,10 @@ pub mod cluster_monitor;
 pub mod distribute;
 pub mod docs;
 pub mod flush_primary;
+pub mod gaps;
 pub mod help;
 pub mod output;
+pub mod pitr_restore;
 pub mod relay_wal;
 pub mod restore_cleanup;
 pub mod restore_wal;
@@ -110,6 +112,13 @@ pub const PROGRAMS: &[Program] = &[
         name: "flush-primary",
         command: arguments::flush_primary,
         classes: &[Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
+    },
+    Program {
+        name: "pitr-restore",
+        command: arguments::pitr_restore,
+        classes: &[Absent, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
         lines: &[],
     },

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Failover, Local, Log, Monitor, Node, NodeKind, Notify,
-    PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Drill, Failover, Local, Log, Monitor, Node, NodeKind,
+    Notify, PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Transport,
 };
 use crate::store::Encoding;
 
@@ -124,6 +124,7 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
         },
         backup: backup(&from),
         failover: failover(&from),
+        drill: drill(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
@@ -223,6 +224,10 @@ fn failover(from: &Reader<'_>) -> Failover {
         drain: from.time("failover", "drain"),
         stop: from.time("failover", "stop"),
     }
+}
+
+fn drill(from: &Reader<'_>) -> Drill {
+    Drill { deadline: from.time("drill", "deadline") }
 }
 
 fn ssh(from: &Reader<'_>) -> Ssh {

@@ -36,6 +36,7 @@ pub struct Config {
     pub relay: Relay,
     pub backup: Backup,
     pub failover: Failover,
+    pub drill: Drill,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
@@ -207,6 +208,13 @@ pub struct Backup {
     pub keep: u32,
     /// To any time of how many days expire keeps the way; 0: no number. Default 0.
     pub keep_days: u32,
+}
+
+/// `[drill]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drill {
+    /// How long recovery may take. Default 1d, 1min..30d.
+    pub deadline: Duration,
 }
 
 /// How the server makes the checkpoint with which a backup begins.

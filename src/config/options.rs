@@ -68,6 +68,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "relay",   doc: "How relay-wal sends on what this node holds." },
     Section { name: "backup",  doc: "How base-backup takes, restores and removes backups." },
     Section { name: "failover", doc: "How trigger-failover and flush-primary change roles." },
+    Section { name: "drill",   doc: "How restores of 'pitr-restore' are followed." },
     Section { name: "ssh",     doc: "The way to other nodes." },
     Section { name: "notify",  doc: "Programs told about what happens; started directly, never through a shell." },
     Section { name: "log",     doc: "Where messages go beside standard error." },
@@ -138,6 +139,7 @@ pub const OPTIONS: &[Row] = &[
     row("failover", "sessions", Time("0", "1h"), Is("1s"), Both, "flush-primary: lets sessions end by themselves for so long."),
     row("failover", "drain", Time("1s", "1h"), Is("30s"), Both, "flush-primary: waits so long for WAL to be archived."),
     row("failover", "stop", Time("1s", "1h"), Is("30s"), Both, "flush-primary: lets the server write its last checkpoint and send it on for so long."),
+    row("drill", "deadline", Time("1min", "30d"), Is("1d"), Both, "Gives a recovery that is waited for so long."),
 
     row("ssh", "program", LoosePath, Is("ssh"), Both, "Names the ssh program: a path, or a name looked up in PATH."),
     row("ssh", "connect_timeout", Time("1s", "5min"), Is("10s"), Both, "Bounds the time a connection may take to come up."),
