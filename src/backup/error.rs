@@ -4,10 +4,13 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::transfer::line::LineError;
 use crate::archive::ArchiveError;
-use crate::error::{Class, Explain};
+use crate::error::{Class, Explain, Failure};
 use crate::postgres::control::ControlError;
 use crate::postgres::error::PostgresError;
+use crate::postgres::own_settings::OwnSettingsError;
+use crate::postgres::server::ServerError;
 use crate::store::path::ParsePathError;
 use crate::store::ship::ShipError;
 use crate::store::{Place, StoreError};
@@ -31,6 +34,24 @@ pub enum BackupError {
     /// The control file.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// Whether a server runs, or a program of its.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The signal files of a data directory.
+    #[error(transparent)]
+    OwnSettings(#[from] OwnSettingsError),
+    /// The conversation with the other end of a copy.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The other end said why it ends.
+    #[error("{failure} (on node '{node}')")]
+    Far { node: String, failure: Failure },
+    /// The other end is gone and did not say why.
+    #[error("the connection to node '{node}' broke: {reason}")]
+    Lost { node: String, reason: String, hint: Option<String> },
+    /// A file is not what was sent.
+    #[error("file '{path}' did not arrive as it was sent: {detail}")]
+    Garbled { path: String, detail: String },
     /// A file of this machine outside any archive.
     #[error("cannot {action} '{}'", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
@@ -82,6 +103,12 @@ impl Explain for BackupError {
             BackupError::Ship(ShipError::Source { .. }) | BackupError::Io { .. } => Class::Storage,
             BackupError::Postgres(error) => error.class(),
             BackupError::Control(error) => error.class(),
+            BackupError::Server(error) => error.class(),
+            BackupError::OwnSettings(error) => error.class(),
+            BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => failure.class,
+            BackupError::Line(LineError::Silent { .. }) => Class::Timeout,
+            BackupError::Line(_) | BackupError::Lost { .. } => Class::Remote,
+            BackupError::Garbled { .. } => Class::Corrupt,
             BackupError::Busy { .. } => Class::Busy,
             BackupError::Refused { .. } => Class::Refused,
             BackupError::NoSuchBackup { .. } => Class::Absent,
@@ -97,6 +124,16 @@ impl Explain for BackupError {
             BackupError::Store(error) | BackupError::Ship(ShipError::Store(error)) => return error.hint(),
             BackupError::Postgres(error) => return error.hint(),
             BackupError::Control(error) => return error.hint(),
+            BackupError::Server(error) => return error.hint(),
+            BackupError::OwnSettings(error) => return error.hint(),
+            BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => {
+                return failure.hint.clone();
+            }
+            BackupError::Line(LineError::Wire(_)) => "Install the same pgwarm version on both nodes.",
+            BackupError::Line(_) => "Run it again: what is there already travels no more.",
+            BackupError::Lost { hint: Some(hint), .. } => hint,
+            BackupError::Lost { .. } => "Run it again: what is there already travels no more.",
+            BackupError::Garbled { .. } => "Run it again; if it happens again, check disk and memory of both machines.",
             BackupError::Refused { hint, .. } | BackupError::NotArchived { hint, .. } => hint,
             BackupError::Busy { .. } => "Wait for it; its lock goes with its process.",
             BackupError::NoSuchBackup { .. } => "'base-backup list' shows every backup.",

@@ -5,6 +5,8 @@
 //! `{"format":1,"backups":[{"label","good","problems"}]}`; for expire `{"format":1,"dry_run",…}` with every fate and
 //! its reason.
 
+mod copy;
+
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -33,8 +35,12 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("rate-limit", &["take"]),
     ("keep-it", &["take"]),
     ("note", &["take", "annotate"]),
-    ("to", &["restore"]),
-    ("map", &["restore"]),
+    ("to", &["take", "restore"]),
+    ("map", &["take", "restore"]),
+    ("waldir", &["take"]),
+    ("copy-wal", &["take"]),
+    ("keep-config", &["take"]),
+    ("overwrite", &["take"]),
     ("keep", &["expire"]),
     ("days", &["expire"]),
     ("jobs", &["take", "verify", "restore"]),
@@ -54,11 +60,17 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
         config.backup.rate_max = *rate;
     }
     let config = Arc::new(config);
+    if matches!(job, copy::RECEIVE | copy::SEND) {
+        return copy::serve(&config, job);
+    }
     let place = arguments.get_one::<String>("place").unwrap_or(&config.local.node);
     let sites = Sites::new(&config);
     let scene = Scene { arguments, context, config: &config, place };
     match job {
-        "take" => scene.take(&sites),
+        "take" => match arguments.get_one::<PathBuf>("to") {
+            Some(node) => scene.take_to(&node.to_string_lossy()),
+            None => scene.take(&sites),
+        },
         "list" => scene.list(&open(&sites, place)?),
         "show" => scene.show(&open(&sites, place)?),
         "verify" => scene.verify(&open(&sites, place)?),
@@ -68,9 +80,24 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     }
 }
 
+/// Options of `take` that only go with `--to`, and those that do not go with it.
+const WITH_TO: &[&str] = &["map", "waldir", "copy-wal", "keep-config", "overwrite"];
+const WITHOUT_TO: &[&str] = &["keep-it", "note"];
+
 /// Refuses an option that the word does not know.
 fn refuse_strangers(arguments: &ArgMatches, job: &str) -> Result<(), Failure> {
     use clap::parser::ValueSource::CommandLine;
+    let given = |option: &&&str| arguments.value_source(option) == Some(CommandLine);
+    let to = arguments.contains_id("to");
+    if let Some(option) = WITH_TO.iter().find(given).filter(|_| job == "take" && !to) {
+        return Err(usage(
+            &format!("'take' takes no --{option} without --to"),
+            "Name the node that gets the copy with --to.",
+        ));
+    }
+    if let Some(option) = WITHOUT_TO.iter().find(given).filter(|_| job == "take" && to) {
+        return Err(usage(&format!("'take --to' takes no --{option}"), "It belongs to a backup in an archive."));
+    }
     for (option, jobs) in OPTIONS {
         if arguments.value_source(option) == Some(CommandLine) && !jobs.contains(&job) {
             let name = if *option == "label" { "a label".to_owned() } else { format!("--{option}") };
