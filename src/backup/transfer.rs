@@ -174,7 +174,8 @@ fn is_here(config: &Config, node: &Node) -> bool {
     node.name == config.local.node || node.host.is_none()
 }
 
-fn directory(node: &Node) -> Result<&Path, BackupError> {
+/// The data directory of a node.
+pub fn directory(node: &Node) -> Result<&Path, BackupError> {
     node.pgdata.as_deref().ok_or_else(|| {
         BackupError::refused(
             format!("the configuration does not say where the data directory of '{}' is", node.name),

@@ -98,7 +98,7 @@ pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
             "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
-             base-backup take --to <NODE> [--map OLD=NEW] [--waldir DIR] [--keep-config] [--copy-wal]\n       \
+             base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--waldir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
              base-backup verify [LABEL]\n       \
@@ -138,6 +138,12 @@ pub fn base_backup() -> Command {
             path("to", "restore: the data directory, empty or not there; take: the node that gets the copy")
                 .long("to")
                 .value_name("DIR | NODE"),
+        )
+        .arg(
+            text("from", "take: copy the server of NODE into the data directory of this node")
+                .long("from")
+                .value_name("NODE")
+                .conflicts_with("to"),
         )
         .arg(
             text("map", "restore, take --to: put the tablespace OID (or OLD) into DIR; may be given again")

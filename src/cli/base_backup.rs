@@ -18,6 +18,7 @@ use clap::ArgMatches;
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use self::copy::Way;
 use super::output::{self, Align, Cell, Palette, Table, Tone};
 use super::run::Context;
 use crate::archive::places::{Archive, Sites};
@@ -37,6 +38,7 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("note", &["take", "annotate"]),
     ("to", &["take", "restore"]),
     ("map", &["take", "restore"]),
+    ("from", &["take"]),
     ("waldir", &["take"]),
     ("copy-wal", &["take"]),
     ("keep-config", &["take"]),
@@ -67,9 +69,10 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let sites = Sites::new(&config);
     let scene = Scene { arguments, context, config: &config, place };
     match job {
-        "take" => match arguments.get_one::<PathBuf>("to") {
-            Some(node) => scene.take_to(&node.to_string_lossy()),
-            None => scene.take(&sites),
+        "take" => match (arguments.get_one::<PathBuf>("to"), arguments.get_one::<String>("from")) {
+            (Some(node), _) => scene.copy(Way::To(&node.to_string_lossy())),
+            (None, Some(node)) => scene.copy(Way::From(node)),
+            (None, None) => scene.take(&sites),
         },
         "list" => scene.list(&open(&sites, place)?),
         "show" => scene.show(&open(&sites, place)?),
@@ -80,23 +83,25 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     }
 }
 
-/// Options of `take` that only go with `--to`, and those that do not go with it.
-const WITH_TO: &[&str] = &["map", "waldir", "copy-wal", "keep-config", "overwrite"];
-const WITHOUT_TO: &[&str] = &["keep-it", "note"];
+/// Options of `take` that only go with `--to` or `--from`, and those that go with neither.
+const COPYING: &[&str] = &["map", "waldir", "copy-wal", "keep-config", "overwrite"];
+const STORING: &[&str] = &["keep-it", "note"];
 
 /// Refuses an option that the word does not know.
 fn refuse_strangers(arguments: &ArgMatches, job: &str) -> Result<(), Failure> {
     use clap::parser::ValueSource::CommandLine;
     let given = |option: &&&str| arguments.value_source(option) == Some(CommandLine);
-    let to = arguments.contains_id("to");
-    if let Some(option) = WITH_TO.iter().find(given).filter(|_| job == "take" && !to) {
-        return Err(usage(
-            &format!("'take' takes no --{option} without --to"),
-            "Name the node that gets the copy with --to.",
-        ));
-    }
-    if let Some(option) = WITHOUT_TO.iter().find(given).filter(|_| job == "take" && to) {
-        return Err(usage(&format!("'take --to' takes no --{option}"), "It belongs to a backup in an archive."));
+    let copies = ["to", "from"].into_iter().find(|option| arguments.contains_id(option));
+    match (copies, COPYING.iter().find(given), STORING.iter().find(given)) {
+        (None, Some(option), _) if job == "take" => {
+            let hint = "Name the node that gets the copy with --to, or the one whose server is copied with --from.";
+            return Err(usage(&format!("'take' takes no --{option} without --to or --from"), hint));
+        }
+        (Some(copies), _, Some(option)) if job == "take" => {
+            let hint = "It belongs to a backup in an archive.";
+            return Err(usage(&format!("'take --{copies}' takes no --{option}"), hint));
+        }
+        _ => {}
     }
     for (option, jobs) in OPTIONS {
         if arguments.value_source(option) == Some(CommandLine) && !jobs.contains(&job) {
@@ -488,6 +493,12 @@ mod tests {
         assert_eq!(refused(&["list", "--days", "3"]).as_deref(), Some("'list' takes no --days"));
         assert_eq!(refused(&["take", "20261121T140312F"]).as_deref(), Some("'take' takes no label"));
         assert_eq!(refused(&["expire", "--keep", "3", "--dry-run"]), None);
+        assert_eq!(
+            refused(&["take", "--overwrite"]).as_deref(),
+            Some("'take' takes no --overwrite without --to or --from")
+        );
+        assert_eq!(refused(&["take", "--to", "b", "--keep-it"]).as_deref(), Some("'take --to' takes no --keep-it"));
+        assert_eq!(refused(&["take", "--from", "a", "--map", "1=/y", "--waldir", "/z"]), None);
         assert_eq!(refused(&["restore", "latest", "--to", "/x", "--map", "1=/y", "--jobs", "2"]), None);
     }
 }

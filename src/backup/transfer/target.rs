@@ -246,7 +246,9 @@ impl<'a> Files<'a> {
                 lacks.push(item.number);
             }
         }
-        self.target.line.say(&Message::Keeps(keeps))?;
+        if !keeps.is_empty() {
+            self.target.line.say(&Message::Keeps(keeps))?;
+        }
         for some in lacks.chunks(FILES_IN_ONE) {
             self.target.line.say(&Message::Lacks(some.to_vec()))?;
         }

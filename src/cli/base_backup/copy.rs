@@ -1,4 +1,5 @@
-//! `base-backup take --to`: straight into the data directory of another node; and the far ends of that.
+//! `base-backup take --to` and `--from`: straight from a server into the data directory of another node; and the far
+//! ends of that.
 //!
 //! `--json` prints `{"format":1,"dry_run","from","to","base","range","source":{…},"target":{…}}`: `base` says what
 //! stood there before (`nothing`, `old_copy`, `unfinished`), `range` is the WAL that the copy needs, `source` and
@@ -23,12 +24,22 @@ use crate::error::{Class, Failure};
 pub const RECEIVE: &str = "receive";
 pub const SEND: &str = "send";
 
+/// Which way a copy goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// From this node to that one.
+    To(&'a str),
+    /// From that node to this one.
+    From(&'a str),
+}
+
 impl Scene<'_> {
-    /// Copies this node's server to another node.
-    pub(super) fn take_to(&self, to: &str) -> Result<u8, Failure> {
-        let node = self.config.nodes.iter().find(|node| node.name == to);
+    /// Copies this node's server to another node, or that of another node to this one.
+    pub(super) fn copy(&self, way: Way<'_>) -> Result<u8, Failure> {
+        let (Way::To(name) | Way::From(name)) = way;
+        let node = self.config.nodes.iter().find(|node| node.name == name);
         let node = node.ok_or_else(|| {
-            usage(&format!("there is no node '{to}'"), "The nodes are the [node.NAME] sections of the configuration.")
+            usage(&format!("there is no node '{name}'"), "The nodes are the [node.NAME] sections of the configuration.")
         })?;
         let wish = wish(self.config, self.context, self.arguments)?;
         let (_, origins) = Config::load_with_origins(&self.context.source)?;
@@ -36,7 +47,12 @@ impl Scene<'_> {
         let progress = Progress::new(self.context);
         let begun = Instant::now();
         let job = Job { config: self.config, shared_file: &shared_file, wish: &wish, watcher: &progress };
-        let copied = transfer::push(&job, node);
+        let copied = match way {
+            Way::To(_) => transfer::push(&job, node),
+            Way::From(_) => {
+                transfer::directory(self.config.own()).and_then(|pgdata| transfer::pull(&job, node, pgdata))
+            }
+        };
         progress.end();
         let report = copied?;
         match (self.context.json, self.context.quiet) {
