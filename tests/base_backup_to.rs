@@ -1,5 +1,5 @@
-//! `base-backup take --to` and `--from`: real servers, a real sshd between; first copies, copies on top of old ones, ends
-//! that are killed, and everything that must be refused. What was copied is started as a standby and compared row by
+//! `base-backup take --to` and `--from`: real servers, a real sshd between; first copies, copies on top of old ones,
+//! ends that are killed, and everything that must be refused. What was copied is started as a standby and compared row by
 //! row. Both nodes are this machine, so the far end's key is bound to a shell that sees the other node's files where
 //! the near end has its own.
 
@@ -131,7 +131,8 @@ impl Scene {
 
     /// True for what the copy of a server's data directory cannot start with.
     fn is_half(&self) -> bool {
-        self.beta.pgdata().join("pgwarm-copy.json").exists() && !self.beta.pgdata().join("global/pg_control").exists()
+        self.beta.pgdata().join("pgwarm-restore.json").exists()
+            && !self.beta.pgdata().join("global/pg_control").exists()
     }
 }
 
@@ -194,12 +195,12 @@ fn a_copy_is_made_under_load_and_the_next_one_sends_what_differs() {
             }
         });
         let wal = waldir.display().to_string();
-        let copied = scene.run(&["--rate-limit", "25MB", "--map", &map, "--waldir", &wal, "--json"]);
+        let copied = scene.run(&["--rate-limit", "25MB", "--map", &map, "--wal-dir", &wal, "--json"]);
         stop.store(true, Ordering::Relaxed);
         load.join().expect("because the load does not fail");
         scene.verified(copied)
     });
-    assert_eq!((&report["base"], &report["source"]["role"]), (&"nothing".into(), &"primary".into()));
+    assert_eq!((&report["base"], &report["source"]["role"]), (&"fresh".into(), &"primary".into()));
     assert!(number(&report, "/source/travelled") < number(&report, "/source/changed"), "{report:#}");
     assert_eq!(fs::read_link(scene.beta.pgdata().join("pg_wal")).ok(), Some(waldir.clone()));
     assert!(fs::read_dir(&moved).is_ok_and(|it| it.count() == 1));
@@ -218,7 +219,7 @@ fn a_copy_is_made_under_load_and_the_next_one_sends_what_differs() {
     assert!(plan["range"].is_null() && number(&plan, "/source/changed") < whole / 4, "{plan:#}");
     assert!(number(&plan, "/target/removed") > 0 && before == content(&scene.beta.pgdata()), "{plan:#}");
     let report = scene.copy(&[]);
-    assert_eq!(report["base"], "old_copy");
+    assert_eq!(report["base"], "delta");
     assert!(number(&report, "/source/changed") < whole / 4, "{report:#}");
     assert!(number(&report, "/source/travelled") < whole / 20, "{report:#}");
     assert!(!scene.beta.pgdata().join("base/stray").exists() && number(&report, "/target/removed") > 0);
@@ -237,7 +238,7 @@ fn a_copy_that_went_its_own_way_is_overwritten_only_when_that_is_said() {
     let first = scene.copy(&[]);
     assert_eq!(first["source"]["wal"], "with the copy");
     // Nobody ever started it, so it holds nothing of its own.
-    assert_eq!(scene.copy(&[])["base"], "old_copy");
+    assert_eq!(scene.copy(&[])["base"], "delta");
     scene.start_beta();
     scene.beta.promote();
     scene.beta.execute("insert into t values (-1, 'only here'); create table mine (id int); checkpoint");
@@ -248,7 +249,7 @@ fn a_copy_that_went_its_own_way_is_overwritten_only_when_that_is_said() {
     scene.alpha.execute("insert into t values (-2, 'only there')");
     let own = "port = 1 # of beta";
     write_file(&scene.beta.pgdata().join("pg_ident.conf"), own);
-    let report = scene.copy(&["--overwrite", "--keep-config"]);
+    let report = scene.copy(&["--drop-wal", "--keep-config"]);
     assert!(number(&report, "/source/changed") < number(&report, "/source/size") / 3, "{report:#}");
     assert_eq!(fs::read_to_string(scene.beta.pgdata().join("pg_ident.conf")).ok().as_deref(), Some(own));
     scene.start_beta();
@@ -282,7 +283,7 @@ fn whichever_end_is_killed_the_next_run_goes_on() {
     assert!(scene.is_half());
     wait_until(PATIENCE, "the session is gone", || scene.no_session_is_left());
     let report = scene.copy(&[]);
-    assert_eq!(report["base"], "unfinished");
+    assert_eq!(report["base"], "resume");
     assert!(number(&report, "/source/size") - number(&report, "/source/changed") > 12 << 20, "{report:#}");
 
     let running = scene.call(&["--rate-limit", "8MB"]).spawn();
@@ -298,7 +299,7 @@ fn whichever_end_is_killed_the_next_run_goes_on() {
 
     scene.alpha.execute("insert into t values (-1, 'later')");
     let report = scene.copy(&[]);
-    assert_eq!(report["base"], "unfinished");
+    assert_eq!(report["base"], "resume");
     assert!(number(&report, "/source/changed") < number(&report, "/source/size") / 4, "{report:#}");
     scene.start_beta();
     scene.same(&["select count(*) || ' ' || sum(hashtext(id || word)) from t"]);
@@ -318,13 +319,13 @@ fn what_is_not_an_old_copy_is_never_touched() {
     };
     make_dir(&target);
     write_file(&target.join("letter"), "dear");
-    refused(&scene, &["--overwrite"], "is not empty, and no data directory");
+    refused(&scene, &["--drop-wal"], "is not empty, and no data directory");
     fs::remove_dir_all(&target).expect("because the test owns it");
 
     let mut stranger = Server::builder("stranger").wal_segsize(1).fresh_identity().start();
     stranger.stop(Stop::Fast);
     fs::rename(stranger.pgdata(), &target).expect("because it is the same file system");
-    refused(&scene, &["--overwrite"], "holds data of another cluster");
+    refused(&scene, &["--drop-wal"], "holds data of another cluster");
     fs::remove_dir_all(&target).expect("because the test owns it");
 
     let space = scene.alpha.dir().join("space");
@@ -341,14 +342,14 @@ fn what_is_not_an_old_copy_is_never_touched() {
     make_dir(&used);
     write_file(&used.join("letter"), "dear");
     let wal = used.display().to_string();
-    refused(&scene, &["--map", &format!("{}=/tmp/x", space.display()), "--waldir", &wal], "is not empty, and not of");
+    refused(&scene, &["--map", &format!("{}=/tmp/x", space.display()), "--wal-dir", &wal], "is not empty, and not of");
     assert!(!target.exists());
     scene.alpha.execute("drop tablespace space");
 
     scene.copy(&[]);
     scene.start_beta();
-    let outcome = scene.run(&["--overwrite"]).expect_code(20);
-    assert!(outcome.stderr.contains("a server works on") && outcome.stderr.contains("(on node 'beta')"), "{outcome}");
+    let outcome = scene.run(&["--drop-wal"]).expect_code(20);
+    assert!(outcome.stderr.contains("a server runs on") && outcome.stderr.contains("(on node 'beta')"), "{outcome}");
     assert!(scene.beta.in_recovery());
 
     // The machine that answers is another node than the one that is meant.

@@ -44,7 +44,6 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("tokio", &["src/postgres/"]),
     ("tokio_postgres", &["src/postgres/"]),
     ("tokio_postgres_rustls", &["src/postgres/"]),
-    ("walkdir", &["src/backup/transfer/target/ground.rs"]),
     ("whoami", &["src/postgres/"]),
     ("x509_cert", &["src/postgres/"]),
     ("xxhash_rust", &["src/backup/transfer/blocks.rs", "src/config/"]),

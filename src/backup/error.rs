@@ -34,12 +34,12 @@ pub enum BackupError {
     /// The control file.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// Whether a server runs, or a program of its.
+    /// The server of a data directory.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The signal files of a data directory.
+    /// Our settings in a data directory.
     #[error(transparent)]
-    OwnSettings(#[from] OwnSettingsError),
+    Settings(#[from] OwnSettingsError),
     /// The conversation with the other end of a copy.
     #[error(transparent)]
     Line(#[from] LineError),
@@ -56,7 +56,7 @@ pub enum BackupError {
     #[error("cannot {action} '{}'", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// Another run holds the lock.
-    #[error("another base-backup works on this node: {owner}")]
+    #[error("another run is at work: {owner}")]
     Busy { owner: String },
     /// A safety condition does not hold.
     #[error("{reason}")]
@@ -104,7 +104,7 @@ impl Explain for BackupError {
             BackupError::Postgres(error) => error.class(),
             BackupError::Control(error) => error.class(),
             BackupError::Server(error) => error.class(),
-            BackupError::OwnSettings(error) => error.class(),
+            BackupError::Settings(error) => error.class(),
             BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => failure.class,
             BackupError::Line(LineError::Silent { .. }) => Class::Timeout,
             BackupError::Line(_) | BackupError::Lost { .. } => Class::Remote,
@@ -125,7 +125,7 @@ impl Explain for BackupError {
             BackupError::Postgres(error) => return error.hint(),
             BackupError::Control(error) => return error.hint(),
             BackupError::Server(error) => return error.hint(),
-            BackupError::OwnSettings(error) => return error.hint(),
+            BackupError::Settings(error) => return error.hint(),
             BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => {
                 return failure.hint.clone();
             }

@@ -30,31 +30,25 @@ mod target;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Serialize;
 
-pub use self::message::{Base, Map, SourceCount, TargetCount, Wish};
+pub use self::message::{Map, SourceCount, TargetCount, Wish};
 
 use self::line::{Incoming, Line, LineError};
 use self::message::{FORMAT, Hello, Message};
 use self::source::{Given, Source};
 use self::target::{Taken, Target};
 use super::manifest::WalRange;
+use super::restore::Way;
 use super::{BackupError, Unwatched, Watcher};
 use crate::archive::places::ssh_settings;
-use crate::archive::spool::Spool;
 use crate::config::{Checkpoint, Config, Node, Transport};
 use crate::error::Failure;
 use crate::store::Encoding;
 use crate::store::ssh::{FarCommand, FarProgram, FarStreams};
 use crate::store::wire::PROGRAM;
-use crate::system::clock::Deadline;
-use crate::system::lock::{Lock, Taken as LockTaken};
-
-/// How long a run that was killed may take to let go of the directory.
-const LET_GO: Duration = Duration::from_secs(10);
 
 /// What a person wants done.
 pub struct Job<'a> {
@@ -80,7 +74,7 @@ pub struct Report {
     /// The node that has the copy.
     pub to: String,
     /// What stood there before.
-    pub base: Base,
+    pub base: Way,
     /// The WAL that the copy needs before its data are consistent; none in a dry run.
     pub range: Option<WalRange>,
     /// What the source counted.
@@ -103,9 +97,9 @@ impl Wish {
             place: None,
             copy_wal: false,
             maps: Vec::new(),
-            waldir: None,
+            wal_dir: None,
             keep_config: false,
-            overwrite: false,
+            drop_wal: false,
         }
     }
 }
@@ -132,9 +126,8 @@ pub fn pull(job: &Job<'_>, from: &Node, pgdata: &Path) -> Result<Report, BackupE
         let (given, _) = both(job, from, to, pgdata, (&Unwatched, job.watcher))?;
         return Ok(report(job, from, to, given));
     }
-    let _one_run = lock(job.config, to)?;
     let taken = far(job, from, "send", |wish, line, incoming| {
-        Target { pgdata, wish, watcher: job.watcher, line, incoming }.run()
+        Target { pgdata, from: &from.name, wish, watcher: job.watcher, line, incoming }.run()
     })?;
     let Taken { base, range, source, counted } = taken;
     Ok(report(job, from, to, Given { base, range, counted: source, target: counted }))
@@ -142,10 +135,9 @@ pub fn pull(job: &Job<'_>, from: &Node, pgdata: &Path) -> Result<Report, BackupE
 
 /// The far end of [`push`]: receives into the data directory of this node.
 pub fn receive(config: &Arc<Config>, streams: (OwnedFd, OwnedFd)) -> Result<(), BackupError> {
-    serve(config, streams, |wish, _, line, incoming| {
-        let _one_run = lock(config, config.own())?;
+    serve(config, streams, |wish, from, line, incoming| {
         let pgdata = directory(config.own())?;
-        Target { pgdata, wish, watcher: &Unwatched, line, incoming }.run().map(drop)
+        Target { pgdata, from, wish, watcher: &Unwatched, line, incoming }.run().map(drop)
     })
 }
 
@@ -184,21 +176,6 @@ pub fn directory(node: &Node) -> Result<&Path, BackupError> {
     })
 }
 
-/// One run at a time into the directory of a node. One that was killed a moment ago may still hold it.
-fn lock(config: &Config, node: &Node) -> Result<Lock, BackupError> {
-    let spool = Spool::new(&config.local.spool);
-    spool.prepare()?;
-    let path = spool.lock(&format!("copy-into-{}", node.name));
-    let moment = Deadline::after(LET_GO);
-    loop {
-        match Lock::try_take(&path).map_err(BackupError::io("lock", &path))? {
-            LockTaken::Held(lock) => return Ok(lock),
-            LockTaken::Busy { owner } if moment.expired() => return Err(BackupError::Busy { owner }),
-            LockTaken::Busy { .. } => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
-}
-
 /// Both stories on this machine; `watchers` are that of the source and that of the target.
 fn both(
     job: &Job<'_>,
@@ -207,7 +184,6 @@ fn both(
     pgdata: &Path,
     (of_source, of_target): (&dyn Watcher, &dyn Watcher),
 ) -> Result<(Given, Taken), BackupError> {
-    let _one_run = lock(job.config, to)?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| BackupError::io("make", "a pipe")(error.into()));
     let ((from_source, to_target), (from_target, to_source)) = (pipe()?, pipe()?);
     // Nothing is gained by compressing what stays on this machine.
@@ -215,7 +191,7 @@ fn both(
     let (given, taken) = std::thread::scope(|scope| {
         let taken = scope.spawn(|| {
             talk((from_source, to_source), |line, incoming| {
-                Target { pgdata, wish, watcher: of_target, line, incoming }.run()
+                Target { pgdata, from: &from.name, wish, watcher: of_target, line, incoming }.run()
             })
         });
         let given = talk((from_target, to_target), |line, incoming| {

@@ -98,11 +98,11 @@ pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
             "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
-             base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--waldir DIR] [--keep-config] [--copy-wal]\n       \
+             base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
              base-backup verify [LABEL]\n       \
-             base-backup restore <LABEL | latest> --to <DIR> [--map OID=DIR]\n       \
+             base-backup restore <LABEL | latest> --to <DIR> [--map OID=DIR] [--wal-dir DIR] [--delta]\n       \
              base-backup annotate <LABEL> --note KEY=VALUE\n       \
              base-backup keep <LABEL>\n       \
              base-backup release <LABEL>\n       \
@@ -134,6 +134,9 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
+        .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
         .arg(
             path("to", "restore: the data directory, empty or not there; take: the node that gets the copy")
                 .long("to")
@@ -151,10 +154,8 @@ pub fn base_backup() -> Command {
                 .value_name("OID=DIR")
                 .action(ArgAction::Append),
         )
-        .arg(path("waldir", "take --to: make pg_wal a link to DIR there").long("waldir").value_name("DIR"))
         .arg(flag("copy-wal", "take --to: send the WAL that the copy needs too, whatever is archived"))
         .arg(flag("keep-config", "take --to: let the node keep its own files of settings where it has them"))
-        .arg(flag("overwrite", "take --to: give up what a directory that was a primary may hold alone"))
         .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
 }

@@ -2,14 +2,15 @@
 //!
 //! `--json` prints, for take and show, the content of `backup.json`; for list `{"format":1,"backups":[…],
 //! "unfinished":[…],"unreadable":[{"label","why"}]}`; for verify
-//! `{"format":1,"backups":[{"label","good","problems"}]}`; for expire `{"format":1,"dry_run",…}` with every fate and
+//! `{"format":1,"backups":[{"label","good","problems"}]}`; for restore
+//! `{"format":1,"label","bytes","written","removed"}`; for expire `{"format":1,"dry_run",…}` with every fate and
 //! its reason.
 
 mod copy;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ use clap::ArgMatches;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use self::copy::Way;
+use self::copy::Direction;
 use super::output::{self, Align, Cell, Palette, Table, Tone};
 use super::run::Context;
 use crate::archive::places::{Archive, Sites};
 use crate::archive::spool::Spool;
 use crate::backup::catalog::{self, Description, Found, Label};
 use crate::backup::expire::{Report, Rules, expire};
-use crate::backup::restore::{Target, restore};
+use crate::backup::restore::{self, Target};
 use crate::backup::take::{Request, lock, open, take};
 use crate::backup::{Watcher, verify};
 use crate::config::Config;
@@ -37,12 +38,13 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("keep-it", &["take"]),
     ("note", &["take", "annotate"]),
     ("to", &["take", "restore"]),
-    ("map", &["take", "restore"]),
     ("from", &["take"]),
-    ("waldir", &["take"]),
+    ("map", &["take", "restore"]),
+    ("wal-dir", &["take", "restore"]),
+    ("delta", &["restore"]),
+    ("drop-wal", &["take", "restore"]),
     ("copy-wal", &["take"]),
     ("keep-config", &["take"]),
-    ("overwrite", &["take"]),
     ("keep", &["expire"]),
     ("days", &["expire"]),
     ("jobs", &["take", "verify", "restore"]),
@@ -70,8 +72,8 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let scene = Scene { arguments, context, config: &config, place };
     match job {
         "take" => match (arguments.get_one::<PathBuf>("to"), arguments.get_one::<String>("from")) {
-            (Some(node), _) => scene.copy(Way::To(&node.to_string_lossy())),
-            (None, Some(node)) => scene.copy(Way::From(node)),
+            (Some(node), _) => scene.copy(Direction::To(&node.to_string_lossy())),
+            (None, Some(node)) => scene.copy(Direction::From(node)),
             (None, None) => scene.take(&sites),
         },
         "list" => scene.list(&open(&sites, place)?),
@@ -84,7 +86,7 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
 }
 
 /// Options of `take` that only go with `--to` or `--from`, and those that go with neither.
-const COPYING: &[&str] = &["map", "waldir", "copy-wal", "keep-config", "overwrite"];
+const COPYING: &[&str] = &["map", "wal-dir", "copy-wal", "keep-config", "drop-wal"];
 const STORING: &[&str] = &["keep-it", "note"];
 
 /// Refuses an option that the word does not know.
@@ -239,20 +241,33 @@ impl Scene<'_> {
         let description = self.named(archive)?;
         let pgdata = self.arguments.get_one::<PathBuf>("to").cloned();
         let pgdata = pgdata.ok_or_else(|| usage("restore needs a directory", "Name it with --to."))?;
-        let target = Target { pgdata, tablespaces: self.tablespaces()? };
+        let target = Target {
+            pgdata: absolute(&pgdata)?,
+            tablespaces: self.tablespaces()?,
+            wal: self.arguments.get_one::<PathBuf>("wal-dir").map(|dir| absolute(dir)).transpose()?,
+            delta: self.arguments.get_flag("delta"),
+            drop_wal: self.arguments.get_flag("drop-wal"),
+        };
         if self.context.dry_run {
+            restore::look(&description, &target, &restore::places(&description, &target)?)?;
             output::print(&format!("would restore '{}' into '{}'\n", description.label, target.pgdata.display()))?;
             return Ok(0);
         }
         let progress = Progress::new(self.context);
-        let restored = restore(archive, &description, &target, self.jobs(), &progress);
+        let restored = restore::restore(archive, &description, &target, self.jobs(), &progress);
         progress.end();
-        restored?;
-        if !self.context.quiet && !self.context.json {
+        let restored = restored?;
+        if self.context.json {
+            self.print_json(&json!({
+                "format": 1, "label": description.label, "bytes": restored.bytes, "written": restored.written,
+                "removed": restored.removed,
+            }))?;
+        } else if !self.context.quiet {
             output::print(&format!(
-                "restored '{}' into '{}'; set restore_command and make recovery.signal or standby.signal before starting it\n",
+                "restored '{}' into '{}'{}; set restore_command and make recovery.signal or standby.signal before starting it\n",
                 description.label,
-                target.pgdata.display()
+                target.pgdata.display(),
+                if target.delta { format!(", {} written", output::size(restored.written)) } else { String::new() },
             ))?;
         }
         Ok(0)
@@ -345,6 +360,11 @@ impl Scene<'_> {
         let json = serde_json::to_string_pretty(value).expect("because plain data has no reason not to become JSON");
         output::print(&format!("{json}\n"))
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| usage(&format!("'{}' is no path: {error}", path.display()), "Name a directory."))
 }
 
 fn usage(message: &str, hint: &str) -> Failure {
@@ -494,11 +514,11 @@ mod tests {
         assert_eq!(refused(&["take", "20261121T140312F"]).as_deref(), Some("'take' takes no label"));
         assert_eq!(refused(&["expire", "--keep", "3", "--dry-run"]), None);
         assert_eq!(
-            refused(&["take", "--overwrite"]).as_deref(),
-            Some("'take' takes no --overwrite without --to or --from")
+            refused(&["take", "--drop-wal"]).as_deref(),
+            Some("'take' takes no --drop-wal without --to or --from")
         );
         assert_eq!(refused(&["take", "--to", "b", "--keep-it"]).as_deref(), Some("'take --to' takes no --keep-it"));
-        assert_eq!(refused(&["take", "--from", "a", "--map", "1=/y", "--waldir", "/z"]), None);
+        assert_eq!(refused(&["take", "--from", "a", "--map", "1=/y", "--wal-dir", "/z"]), None);
         assert_eq!(refused(&["restore", "latest", "--to", "/x", "--map", "1=/y", "--jobs", "2"]), None);
     }
 }

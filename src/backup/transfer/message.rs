@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::catalog::DamagedPages;
 use super::super::manifest::WalRange;
+use super::super::restore::Way;
 use super::line::LineError;
 use crate::error::Failure;
 use crate::store::Encoding;
@@ -40,11 +41,11 @@ pub struct Wish {
     /// Where tablespaces go instead of where they were.
     pub maps: Vec<Map>,
     /// Where `pg_wal` goes: it becomes a link to this directory.
-    pub waldir: Option<PathBuf>,
+    pub wal_dir: Option<PathBuf>,
     /// The target keeps its own files of settings where it has them.
     pub keep_config: bool,
-    /// Overwrite a directory that was a primary and may hold what nobody else has.
-    pub overwrite: bool,
+    /// Give up WAL that may lie nowhere but in the old copy.
+    pub drop_wal: bool,
 }
 
 /// Where one tablespace goes.
@@ -135,18 +136,6 @@ pub struct Offer {
     pub directory: Option<Identity>,
     /// Its `pg_wal`, which may be elsewhere.
     pub wal_directory: Option<Identity>,
-}
-
-/// What stands at the target before the copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Base {
-    /// Nothing.
-    Nothing,
-    /// A data directory of the same system.
-    OldCopy,
-    /// What an interrupted run left.
-    Unfinished,
 }
 
 /// The directories of the source.
@@ -257,7 +246,7 @@ pub enum Message {
     /// The source: this is what there is.
     Offer(Offer),
     /// The target: it may come, on top of this.
-    Ready(Base),
+    Ready(Way),
     /// The source: the directories, once.
     Tree(Shape),
     /// The source: more files.

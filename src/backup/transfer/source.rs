@@ -16,13 +16,13 @@ use self::wal::WalPlan;
 use super::super::copy::Pace;
 use super::super::manifest::WalRange;
 use super::super::plan::{self, SourceFile, Tree};
+use super::super::restore::Way;
 use super::super::session::{Session, same_server};
 use super::super::take::server_of;
 use super::super::{BackupError, Watcher};
 use super::line::{Incoming, Line, LineError};
 use super::message::{
-    Announced, Base, Close, FILES_IN_ONE, Identity, Message, Offer, Settled, Shape, SourceCount, Space, TargetCount,
-    Wish,
+    Announced, Close, FILES_IN_ONE, Identity, Message, Offer, Settled, Shape, SourceCount, Space, TargetCount, Wish,
 };
 use crate::archive::encode::Method;
 use crate::config::{Config, Node};
@@ -50,7 +50,7 @@ pub struct Source<'a> {
 /// What became of it.
 pub struct Given {
     /// What stood at the target.
-    pub base: Base,
+    pub base: Way,
     /// The WAL that the copy needs; none in a dry run.
     pub range: Option<WalRange>,
     /// What was counted here.

@@ -8,7 +8,6 @@ mod crew;
 mod ground;
 pub mod standing;
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -21,11 +20,12 @@ use self::crew::{Crew, Item, Landed, Work};
 use self::ground::{Ground, Last};
 use super::super::manifest::{self, Entry, WalRange};
 use super::super::plan::CONTROL;
+use super::super::restore::Way;
 use super::super::{BackupError, Watcher};
 use super::blocks::{file_of_data, parts};
 use super::line::{Heard, Incoming, Line, LineError};
 use super::message::{
-    Announced, Base, Close, Content, FILES_IN_ONE, Message, Offer, Settled, Shape, SourceCount, TargetCount, Wish,
+    Announced, Close, Content, FILES_IN_ONE, Message, Offer, Settled, Shape, SourceCount, TargetCount, Wish,
 };
 
 /// How many threads write.
@@ -38,6 +38,8 @@ const WRITES_WAITING: usize = 16;
 pub struct Target<'a> {
     /// The data directory to be made.
     pub pgdata: &'a Path,
+    /// The node whose server is copied.
+    pub from: &'a str,
     /// What is wanted.
     pub wish: &'a Wish,
     /// Who is told.
@@ -51,7 +53,7 @@ pub struct Target<'a> {
 /// What became of it.
 pub struct Taken {
     /// What stood here.
-    pub base: Base,
+    pub base: Way,
     /// The WAL that the copy needs; none in a dry run.
     pub range: Option<WalRange>,
     /// What was counted there.
@@ -68,7 +70,7 @@ impl Target<'_> {
             other => return Err(LineError::out_of_place(&other).into()),
         };
         let standing = standing::look(self.pgdata)?;
-        let base = standing::judge(&standing, self.pgdata, &offer, self.wish.overwrite)?;
+        let base = standing::judge(&standing, self.pgdata, &offer, self.wish.drop_wal)?;
         self.line.say(&Message::Ready(base))?;
         self.watcher.phase("waiting for the source");
         let shape = match self.incoming.message()? {
@@ -112,6 +114,8 @@ struct Files<'a> {
     outcomes: Vec<Option<Outcome>>,
     /// How many of them are on their way.
     left: usize,
+    /// Held as long as the directory is written to.
+    lock: Option<File>,
 }
 
 /// What the threads are given.
@@ -123,7 +127,7 @@ struct Desks {
 
 impl<'a> Files<'a> {
     fn new(target: &'a Target<'a>, offer: &'a Offer, shape: &'a Shape, ground: &'a Ground) -> Files<'a> {
-        Files { target, offer, shape, ground, items: Vec::new(), outcomes: Vec::new(), left: 0 }
+        Files { target, offer, shape, ground, items: Vec::new(), outcomes: Vec::new(), left: 0, lock: None }
     }
 
     /// Receives every file, until the source closes.
@@ -225,7 +229,7 @@ impl<'a> Files<'a> {
     fn listed(&mut self, desks: &Desks) -> Result<(), BackupError> {
         let first_round = self.outcomes.is_empty();
         if first_round && !self.target.wish.dry_run {
-            self.ground.prepare(self.offer, self.shape)?;
+            self.lock = Some(self.ground.prepare(self.offer, self.shape, self.target.from)?);
         }
         let new = self.items[self.outcomes.len()..].to_vec();
         self.outcomes.resize(self.items.len(), None);
@@ -274,40 +278,33 @@ impl<'a> Files<'a> {
 
     /// Makes the data directory whole; in a dry run counts what would go.
     fn end(&self, close: &Close) -> Result<TargetCount, BackupError> {
-        let directories = self.shape.directories.iter().cloned();
-        let mut wanted: HashSet<String> = self.ground.own_names().chain(directories).collect();
-        let mut entries = Vec::new();
+        let (mut files, mut entries, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for (item, outcome) in self.items.iter().zip(self.outcomes.iter().flatten()) {
-            match outcome {
-                Outcome::Gone => continue,
-                Outcome::Kept => {}
-                Outcome::There(_) if item.name.starts_with("pg_wal/") => {}
-                Outcome::There(it) => entries.push(Entry::new(&item.name, it.size, it.modified, it.crc)),
+            let Outcome::There(it) = outcome else { continue };
+            files.push(item.name.as_str());
+            match item.name.strip_prefix("pg_wal/") {
+                Some(name) => marks.push(format!("pg_wal/archive_status/{name}.done")),
+                None => entries.push(Entry::new(&item.name, it.size, it.modified, it.crc)),
             }
-            wanted.insert(item.name.clone());
         }
         let kept = self.ground.kept().to_vec();
-        let Some(settled) = &close.settled else {
-            return Ok(TargetCount { removed: self.ground.extras(&wanted)?.len() as u64, kept });
-        };
-        self.target.watcher.phase("making it durable");
+        let watcher = self.target.watcher;
+        watcher.phase("removing what is old");
+        let dry_run = close.settled.is_none();
+        let removed = self.ground.sweep(self.shape, files.into_iter(), &marks, dry_run)?;
+        let Some(settled) = &close.settled else { return Ok(TargetCount { removed, kept }) };
         for name in &kept {
             entries.push(of_file(&self.target.pgdata.join(name), name)?);
         }
-        for item in self.items.iter().filter(|item| item.name.starts_with("pg_wal/")) {
-            wanted.insert(self.mark_archived(item)?);
+        for mark in &marks {
+            // The source archives these files; pg_basebackup marks them so too.
+            let path = self.ground.resolve(mark)?;
+            File::create(&path).map_err(BackupError::io("create", path))?;
         }
+        watcher.phase("making it durable");
         let manifest = self.manifest(entries, settled);
-        let last = Last { label: &settled.label, manifest: &manifest, control: &settled.control, wanted };
-        Ok(TargetCount { removed: self.ground.finish(&last)?, kept })
-    }
-
-    /// Marks a file of WAL that came with the copy as archived, as `pg_basebackup` does: the source archives it.
-    fn mark_archived(&self, item: &Item) -> Result<String, BackupError> {
-        let name = format!("pg_wal/archive_status/{}.done", item.name.trim_start_matches("pg_wal/"));
-        let path = self.ground.resolve(&name)?;
-        File::create(&path).map_err(BackupError::io("create", path))?;
-        Ok(name)
+        self.ground.finish(&Last { label: &settled.label, manifest: &manifest, control: &settled.control })?;
+        Ok(TargetCount { removed, kept })
     }
 
     fn manifest(&self, mut entries: Vec<Entry>, settled: &Settled) -> String {

@@ -2,8 +2,8 @@
 //! ends of that.
 //!
 //! `--json` prints `{"format":1,"dry_run","from","to","base","range","source":{…},"target":{…}}`: `base` says what
-//! stood there before (`nothing`, `old_copy`, `unfinished`), `range` is the WAL that the copy needs, `source` and
-//! `target` what each end counted.
+//! stood there before (`fresh`, `delta`: an old copy, `resume`: half a one), `range` is the WAL that the copy needs,
+//! `source` and `target` what each end counted.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,8 @@ use clap::ArgMatches;
 use super::super::output;
 use super::super::run::Context;
 use super::{Progress, Scene, numbers, usage};
-use crate::backup::transfer::{self, Base, Job, Map, Report, Wish};
+use crate::backup::restore::Way;
+use crate::backup::transfer::{self, Job, Map, Report, Wish};
 use crate::config::Config;
 use crate::error::{Class, Failure};
 
@@ -26,7 +27,7 @@ pub const SEND: &str = "send";
 
 /// Which way a copy goes.
 #[derive(Debug, Clone, Copy)]
-pub enum Way<'a> {
+pub enum Direction<'a> {
     /// From this node to that one.
     To(&'a str),
     /// From that node to this one.
@@ -35,8 +36,8 @@ pub enum Way<'a> {
 
 impl Scene<'_> {
     /// Copies this node's server to another node, or that of another node to this one.
-    pub(super) fn copy(&self, way: Way<'_>) -> Result<u8, Failure> {
-        let (Way::To(name) | Way::From(name)) = way;
+    pub(super) fn copy(&self, way: Direction<'_>) -> Result<u8, Failure> {
+        let (Direction::To(name) | Direction::From(name)) = way;
         let node = self.config.nodes.iter().find(|node| node.name == name);
         let node = node.ok_or_else(|| {
             usage(&format!("there is no node '{name}'"), "The nodes are the [node.NAME] sections of the configuration.")
@@ -48,8 +49,8 @@ impl Scene<'_> {
         let begun = Instant::now();
         let job = Job { config: self.config, shared_file: &shared_file, wish: &wish, watcher: &progress };
         let copied = match way {
-            Way::To(_) => transfer::push(&job, node),
-            Way::From(_) => {
+            Direction::To(_) => transfer::push(&job, node),
+            Direction::From(_) => {
                 transfer::directory(self.config.own()).and_then(|pgdata| transfer::pull(&job, node, pgdata))
             }
         };
@@ -89,9 +90,9 @@ fn wish(config: &Config, context: &Context, arguments: &ArgMatches) -> Result<Wi
         place: arguments.get_one::<String>("place").cloned(),
         copy_wal: arguments.get_flag("copy-wal"),
         maps: maps.collect::<Result<_, _>>()?,
-        waldir: arguments.get_one::<PathBuf>("waldir").cloned(),
+        wal_dir: arguments.get_one::<PathBuf>("wal-dir").cloned(),
         keep_config: arguments.get_flag("keep-config"),
-        overwrite: arguments.get_flag("overwrite"),
+        drop_wal: arguments.get_flag("drop-wal"),
         ..Wish::new(config)
     })
 }
@@ -99,9 +100,9 @@ fn wish(config: &Config, context: &Context, arguments: &ArgMatches) -> Result<Wi
 fn words(report: &Report, took: Duration) -> String {
     let (source, target) = (&report.source, &report.target);
     let on_top = match report.base {
-        Base::Nothing => "",
-        Base::OldCopy => " on top of the old copy",
-        Base::Unfinished => " on top of what an interrupted run left",
+        Way::Fresh => "",
+        Way::Delta => " on top of the old copy",
+        Way::Resume => " on top of what an interrupted run left",
     };
     let sent = format!(
         "{} of {} in {} of {} files{on_top}",
