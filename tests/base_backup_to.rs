@@ -1,6 +1,6 @@
 //! `base-backup take --to` and `--from`: real servers, a real sshd between; first copies, copies on top of old ones,
-//! ends that are killed, and everything that must be refused. What was copied is started as a standby and compared row by
-//! row. Both nodes are this machine, so the far end's key is bound to a shell that sees the other node's files where
+//! ends that are killed, and everything that must be refused. What was copied is started as a standby and compared row
+//! by row. Both nodes are this machine, so the far end's key is bound to a shell that sees the other node's files where
 //! the near end has its own.
 
 mod support;

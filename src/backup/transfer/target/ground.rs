@@ -1,8 +1,8 @@
 //! The directories that a copy goes into: where each name lies, what is made, what is removed, what is made durable.
 //!
 //! They are taken, laid out and swept as a restore does it. What is added here: a link of the old copy is never
-//! followed into data of somebody else. Places that are the source's own, or hold another cluster's data, are refused before
-//! anything is touched.
+//! followed into data of somebody else. Places that are the source's own, or hold another cluster's data, are refused
+//! before anything is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
