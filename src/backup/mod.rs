@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`catalog`] says how a backup lies in an archive, [`plan`] which files belong to it, [`copy`] how
 //! they are read and stored, [`session`] how the server is told, [`take`] is the story of one backup. [`verify`],
-//! [`restore`] and [`expire`] are the stories that follow; [`pitr`] brings a restore to a point in time. [`manifest`],
-//! [`checksum`] and [`tar`] are formats of others: PostgreSQL's manifest and page checksum, and tar.
+//! [`restore`] and [`expire`] are the stories that follow; [`pitr`] brings a restore to a point in time, [`transfer`]
+//! goes from one data directory straight into another. [`manifest`], [`checksum`] and [`tar`] are formats of others:
+//! PostgreSQL's manifest and page checksum, and tar.
 
 pub mod catalog;
 pub mod checksum;
@@ -18,6 +19,7 @@ pub mod restore;
 pub mod session;
 pub mod take;
 pub mod tar;
+pub mod transfer;
 pub mod verify;
 pub mod wal;
 
