@@ -137,6 +137,8 @@ fn local(from: &Reader<'_>) -> Local {
         node: from.word("local", "node"),
         spool: from.given_path("local", "spool"),
         pg_bin: from.path("local", "pg_bin"),
+        server_start: from.words("local", "server_start"),
+        server_stop: from.words("local", "server_stop"),
     }
 }
 
@@ -261,6 +263,7 @@ fn node(name: &str, from: &Reader<'_>) -> Node {
         },
         host: from.text("node", "host"),
         pgdata: from.path("node", "pgdata"),
+        config_file: from.path("node", "config_file"),
         conninfo: from.text("node", "conninfo"),
         archive: from.path("node", "archive"),
         transport: match from.word("node", "transport").as_str() {

@@ -60,6 +60,10 @@ pub struct Local {
     /// Directory of PostgreSQL's own programs (pg_controldata, pg_ctl, …); empty: found beside the running server or in
     /// PATH.
     pub pg_bin: Option<PathBuf>,
+    /// The command that starts the server, word by word; empty: `postgres` is started directly.
+    pub server_start: Vec<String>,
+    /// The command that stops the server; empty: the postmaster gets the signal itself.
+    pub server_stop: Vec<String>,
 }
 
 /// A word or a node name in a list of places.
@@ -293,6 +297,8 @@ pub struct Node {
     /// Host name or address for ssh; required for a node that other nodes reach.
     pub host: Option<String>,
     pub pgdata: Option<PathBuf>,
+    /// Its `postgresql.conf`; none: in PGDATA, or where Debian keeps it.
+    pub config_file: Option<PathBuf>,
     /// libpq connection string or URI, without a password.
     pub conninfo: Option<String>,
     /// The directory of its archive; none: the node holds none.

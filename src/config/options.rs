@@ -82,6 +82,8 @@ pub const OPTIONS: &[Row] = &[
     row("local", "node", Name, Required, Local, "Says which [node.NAME] this machine is."),
     row("local", "spool", Path, Is("/var/lib/pgwarm/spool"), Local, "Holds queues, caches and the worker's socket; outside PGDATA."),
     row("local", "pg_bin", Path, Nothing, Local, "Holds PostgreSQL's own programs; empty: found by the running server or in PATH."),
+    row("local", "server_start", Words, Nothing, Local, "Starts the server, such as 'sudo systemctl start postgresql'; empty: started directly."),
+    row("local", "server_stop", Words, Nothing, Local, "Stops the server; empty: the postmaster gets the signal itself."),
 
     row("archive", "shipping", Choice(&["armed", "refuse", "discard"]), Is("armed"), Both, "Ships, keeps PostgreSQL from recycling, or throws WAL away."),
     row("archive", "discard_confirmation", Text, Nothing, Both, "Must read 'I accept a broken WAL chain' before anything is discarded."),
@@ -151,6 +153,7 @@ pub const OPTIONS: &[Row] = &[
     row("node", "kind", Choice(&["node", "dr", "witness"]), Is("node"), Shared, "Says what it is for: a database node, disaster recovery, or a vote."),
     row("node", "host", Text, Nothing, Shared, "Is its host name or address; needed where other nodes reach it."),
     row("node", "pgdata", Path, Nothing, Shared, "Is its data directory."),
+    row("node", "config_file", Path, Nothing, Shared, "Is its postgresql.conf; empty: in PGDATA, or where Debian keeps it."),
     row("node", "conninfo", Text, Nothing, Shared, "Is its libpq connection string or URI, without a password."),
     row("node", "archive", Path, Nothing, Shared, "Is the directory of its archive; empty: it holds none."),
     row("node", "transport", Choice(&["ssh", "sftp"]), Is("ssh"), Shared, "Says how it is reached; sftp needs no pgwarm there, and is weaker."),

@@ -1,4 +1,4 @@
-//! The server: connection strings, connections, the control file, settings.
+//! The server: connection strings, connections, the control file, settings, starting and stopping.
 
 pub mod connection;
 pub mod conninfo;
@@ -7,8 +7,10 @@ pub mod error;
 pub mod facts;
 pub mod keyword;
 pub mod local_wal;
+pub mod own_settings;
 pub mod passfile;
 pub mod resolve;
+pub mod server;
 pub mod service;
 mod session;
 pub mod settings;
