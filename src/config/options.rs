@@ -67,6 +67,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "restore", doc: "How restore-wal answers PostgreSQL." },
     Section { name: "relay",   doc: "How relay-wal sends on what this node holds." },
     Section { name: "backup",  doc: "How base-backup takes, restores and removes backups." },
+    Section { name: "standby", doc: "How standby-init makes this node a standby." },
     Section { name: "ssh",     doc: "The way to other nodes." },
     Section { name: "notify",  doc: "Programs told about what happens; started directly, never through a shell." },
     Section { name: "log",     doc: "Where messages go beside standard error." },
@@ -126,6 +127,15 @@ pub const OPTIONS: &[Row] = &[
     row("backup", "deadline", Time("1s", "1d"), Is("5min"), Both, "Waits so long for the WAL of a backup to reach the archive."),
     row("backup", "keep", Number(0, 10_000), Is("0"), Both, "Keeps so many backups when 'base-backup expire' runs; 0: no number."),
     row("backup", "keep_days", Number(0, 36_500), Is("0"), Both, "Keeps what restores to any time of so many days; 0: no number."),
+
+    row("standby", "mode", Choice(&["streaming", "hot", "warm", "cold"]), Is("streaming"), Both, "Makes a standby stream, replay shipped WAL and answer queries, only replay, or not start."),
+    row("standby", "user", Text, Nothing, Both, "Is the user a standby streams as; empty: that of the node's conninfo."),
+    row("standby", "slots", Switch, Is("off"), Both, "Makes each standby a replication slot on the server it streams from."),
+    row("standby", "conf_standby", Path, Nothing, Both, "Holds postgresql.conf, pg_hba.conf, pg_ident.conf of a standby, or some of them."),
+    row("standby", "conf_failover", Path, Nothing, Both, "Holds the same files for the day it has taken over."),
+    row("standby", "conf_mode", Choice(&["copy", "reference"]), Is("copy"), Both, "Copies these sets into PGDATA, or includes their postgresql.conf where it is."),
+    row("standby", "deadline", Time("1s", "30d"), Is("1h"), Both, "Bounds the time a standby may take to start, and then to catch up."),
+    row("standby", "copy_deadline", Time("1min", "365d"), Is("1d"), Both, "Bounds the time a copy, a recovery or a rewind may take."),
 
     row("ssh", "program", LoosePath, Is("ssh"), Both, "Names the ssh program: a path, or a name looked up in PATH."),
     row("ssh", "connect_timeout", Time("1s", "5min"), Is("10s"), Both, "Bounds the time a connection may take to come up."),

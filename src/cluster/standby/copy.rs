@@ -1,0 +1,122 @@
+//! Brings the data: a running server through the replication protocol, or a backup out of an archive.
+//!
+//! Both are written into a directory that is absent or empty, and have their control file last, so no server starts on
+//! half of one. What an earlier run left half made is emptied first, but only where the journal says that it is ours.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::facts::{Directory, Upstream};
+use super::observe;
+use super::step::Space;
+use super::{StandbyError, ask};
+use crate::archive::places::Sites;
+use crate::backup::restore::{Target, restore};
+use crate::backup::{BackupError, Watcher, catalog};
+use crate::config::{Config, Node};
+use crate::postgres::server;
+use crate::system::clock::Deadline;
+use crate::system::process::Call;
+
+/// Empties directories that the journal names as copies under way. One that was started on since is somebody's data.
+pub fn clear(folders: &[PathBuf]) -> Result<(), StandbyError> {
+    for folder in folders {
+        if let Directory::Data(data) = observe::look(folder)?
+            && !data.label
+        {
+            return Err(StandbyError::refused(
+                format!("'{}' was a copy under way, and a server has been started on it since", folder.display()),
+                "Look at it, and move it away by hand.",
+            ));
+        }
+        match fs::read_dir(folder) {
+            Ok(entries) => {
+                for entry in entries {
+                    let entry = entry.map_err(StandbyError::io("list", folder))?;
+                    let path = entry.path();
+                    let kind = entry.file_type().map_err(StandbyError::io("look at", &path))?;
+                    let removed = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    removed.map_err(StandbyError::io("remove", &path))?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StandbyError::io("list", folder)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// What a copy needs to know.
+pub struct Order<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Where it goes.
+    pub folder: &'a Path,
+    /// Its tablespaces.
+    pub spaces: &'a [Space],
+    /// Who is told how far it is.
+    pub watcher: &'a dyn Watcher,
+}
+
+impl Order<'_> {
+    /// Copies a running server (BASE_BACKUP). The slot, where there is one, holds back what the copy needs.
+    pub fn clone_server(&self, node: &Node, slot: Option<&str>, rate: u64, deadline: Duration) -> Result<(), StandbyError> {
+        let source: Upstream = ask::upstream(self.config, node, None)?;
+        self.watcher.phase("copying");
+        let program = server::program_of(self.config.local.pg_bin.as_deref(), source.there.major, "pg_basebackup")
+            .ok_or_else(|| {
+                StandbyError::refused(
+                    format!("cannot find PostgreSQL's program 'pg_basebackup' of version {}", source.there.major),
+                    "Set local.pg_bin to the directory that holds it.",
+                )
+            })?;
+        let mut call = Call::new(program).bound();
+        call = call.args(["--no-password", "--checkpoint=fast", "--wal-method=stream", "--label=pgwarm standby-init"]);
+        call = call.arg("--pgdata").arg(self.folder).args(["--dbname", &source.conninfo]);
+        if let Some(slot) = slot {
+            call = call.args(["--slot", slot]);
+        }
+        if rate > 0 {
+            // The program takes kilobytes, from 32 to 1 GB.
+            call = call.arg(format!("--max-rate={}k", (rate >> 10).clamp(32, 1 << 20)));
+        }
+        for space in self.spaces {
+            let mut map = std::ffi::OsString::from("--tablespace-mapping=");
+            map.push(escaped(&space.from));
+            map.push("=");
+            map.push(escaped(&space.folder));
+            call = call.arg(map);
+        }
+        let outcome = call.run(Deadline::after(deadline))?;
+        if outcome.status.is_success() {
+            return Ok(());
+        }
+        Err(StandbyError::Program {
+            program: "pg_basebackup",
+            status: outcome.status.to_string(),
+            said: outcome.complaint(),
+            hint: "What was copied is removed; mend that and run it again.".to_owned(),
+        })
+    }
+
+    /// Restores a backup.
+    pub fn restore(&self, sites: &Sites, place: &str, label: &str, jobs: usize) -> Result<(), StandbyError> {
+        let site = sites.get(place).ok_or_else(|| {
+            StandbyError::refused(format!("node '{place}' holds no archive"), format!("Set node.{place}.archive."))
+        })?;
+        let archive = site.archive()?;
+        let label = label.parse().map_err(|error| BackupError::refused(format!("{error}"), "See 'base-backup list'."))?;
+        let description = catalog::get(&archive, &label)?;
+        let tablespaces = self.spaces.iter().map(|space| (space.oid, space.folder.clone())).collect();
+        let target = Target { pgdata: self.folder.to_owned(), tablespaces };
+        restore(&archive, &description, &target, jobs, self.watcher)?;
+        Ok(())
+    }
+}
+
+/// A path as `--tablespace-mapping` takes it: a `=` in it would end it.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace('=', "\\=")
+}
