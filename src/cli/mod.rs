@@ -22,6 +22,7 @@ pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
+pub mod standby_init;
 
 /// What a failure becomes at the end of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +96,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "30 1 * * *  base-backup take --quiet && base-backup expire --quiet" }],
+    },
+    Program {
+        name: "standby-init",
+        command: arguments::standby_init,
+        classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
     },
     Program {
         name: "check-node",

@@ -9,7 +9,7 @@ use super::facts::{Slot, There, Upstream};
 use crate::cluster::contact::{self, ContactError};
 use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
-use crate::postgres::connection::{Connection, Row, Statement, connect};
+use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{NodeFacts, column};
 use crate::wal::{Lsn, SegmentName, TimelineHistory, TimelineId, WalName};

@@ -8,16 +8,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::door;
 use super::facts::{Directory, Upstream};
 use super::observe;
 use super::step::Space;
 use super::{StandbyError, ask};
+use crate::archive::ArchiveError;
 use crate::archive::places::Sites;
-use crate::backup::restore::{Target, restore};
+use crate::backup::restore::{Target, restore_with};
 use crate::backup::{BackupError, Watcher, catalog};
 use crate::config::{Config, Node};
+use crate::error::Failure;
 use crate::postgres::server;
 use crate::system::clock::Deadline;
+use crate::system::durable;
 use crate::system::process::Call;
 
 /// Empties directories that the journal names as copies under way. One that was started on since is somebody's data.
@@ -48,6 +52,18 @@ pub fn clear(folders: &[PathBuf]) -> Result<(), StandbyError> {
     Ok(())
 }
 
+/// Which backup is restored, and how.
+pub struct Wanted<'a> {
+    /// The node whose archive holds it.
+    pub place: &'a str,
+    /// Its label.
+    pub label: &'a str,
+    /// True: over what is there, of which only what differs is written.
+    pub delta: bool,
+    /// True where WAL that nobody else has is kept aside already.
+    pub drop_wal: bool,
+}
+
 /// What a copy needs to know.
 pub struct Order<'a> {
     /// The configuration.
@@ -72,6 +88,9 @@ impl Order<'_> {
                     "Set local.pg_bin to the directory that holds it.",
                 )
             })?;
+        // No server is started on a copy that does not know yet that it is a standby.
+        durable::create_directory_durable(self.folder).map_err(StandbyError::io("create", self.folder))?;
+        door::close(self.folder)?;
         let mut call = Call::new(program).bound();
         call = call.args(["--no-password", "--checkpoint=fast", "--wal-method=stream", "--label=pgwarm standby-init"]);
         call = call.arg("--pgdata").arg(self.folder).args(["--dbname", &source.conninfo]);
@@ -102,16 +121,25 @@ impl Order<'_> {
     }
 
     /// Restores a backup.
-    pub fn restore(&self, sites: &Sites, place: &str, label: &str, jobs: usize) -> Result<(), StandbyError> {
+    pub fn restore(
+        &self,
+        sites: &Sites,
+        wanted: &Wanted<'_>,
+        jobs: usize,
+        settle: &dyn Fn() -> Result<(), StandbyError>,
+    ) -> Result<(), StandbyError> {
+        let place = wanted.place;
         let site = sites.get(place).ok_or_else(|| {
             StandbyError::refused(format!("node '{place}' holds no archive"), format!("Set node.{place}.archive."))
         })?;
         let archive = site.archive()?;
-        let label = label.parse().map_err(|error| BackupError::refused(format!("{error}"), "See 'base-backup list'."))?;
+        let label = wanted.label.parse().map_err(|error| BackupError::refused(format!("{error}"), "See 'base-backup list'."))?;
         let description = catalog::get(&archive, &label)?;
         let tablespaces = self.spaces.iter().map(|space| (space.oid, space.folder.clone())).collect();
-        let target = Target { pgdata: self.folder.to_owned(), tablespaces };
-        restore(&archive, &description, &target, jobs, self.watcher)?;
+        let (delta, drop_wal) = (wanted.delta, wanted.drop_wal);
+        let target = Target { tablespaces, delta, drop_wal, ..Target::new(self.folder) };
+        let settle = || settle().map_err(|error| ArchiveError::Elsewhere(Failure::of(&error)).into());
+        restore_with(&archive, &description, &target, jobs, self.watcher, &settle)?;
         Ok(())
     }
 }

@@ -62,6 +62,8 @@ pub enum Directory {
     Empty,
     /// Something, and no data directory: the name of one file.
     Strange(String),
+    /// A restore began there and did not end; the next one goes on with it.
+    HalfRestored,
     /// A data directory.
     Data(Box<Data>),
 }

@@ -59,7 +59,12 @@ impl Entry {
         let turn = self.steps.iter().position(|step| {
             matches!(
                 step,
-                Step::Exchange { .. } | Step::Start | Step::Reload | Step::Rewind { .. } | Step::RemoveSurplus { .. }
+                Step::Exchange { .. }
+                    | Step::Start
+                    | Step::Reload
+                    | Step::Rewind { .. }
+                    | Step::RemoveSurplus { .. }
+                    | Step::Restore { delta: true, .. }
             )
         });
         turn.is_some_and(|turn| self.done > turn || (self.done == turn && self.at_work))

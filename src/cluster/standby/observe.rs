@@ -16,6 +16,7 @@ use super::settings::Commands;
 use crate::archive::hole;
 use crate::archive::places::{Archive, Site, Sites};
 use crate::backup::catalog::{self, Description, Label};
+use crate::backup::restore::MARK;
 use crate::config::{Config, Node, NodeKind};
 use crate::error::{Class, Failure};
 use crate::postgres::control::{ControlError, ControlFile};
@@ -257,6 +258,7 @@ pub fn look(path: &Path) -> Result<Directory, StandbyError> {
     let first = first.map_err(StandbyError::io("list", path))?.file_name().to_string_lossy().into_owned();
     match ControlFile::read(path) {
         Ok(control) => data(path, control).map(|data| Directory::Data(Box::new(data))),
+        Err(ControlError::Missing { .. }) if path.join(MARK).exists() => Ok(Directory::HalfRestored),
         Err(ControlError::Missing { .. }) => Ok(Directory::Strange(first)),
         Err(error) => Err(error.into()),
     }

@@ -16,7 +16,7 @@ use super::facts::{Activity, Data, Directory, Facts, Slot, There, Upstream};
 use super::lineage::{self, Own, Relation, Theirs};
 use super::rejoin::ladder::Weighed;
 use super::request::{Request, Source};
-use super::settings::{self, Wanted};
+use super::settings::{self as recovery, Wanted};
 use super::step::{Goal, Step};
 use crate::error::Class;
 use crate::wal::Lsn;
@@ -39,7 +39,7 @@ pub fn make(request: &Request, source: &Source, facts: &Facts) -> Result<Plan, S
     checks::mode_is_possible(request, facts)?;
     let layout = Layout::of(request, source, facts)?;
     checks::one_cluster(facts, layout.system)?;
-    checks::replaceable(&facts.own, layout.system)?;
+    checks::replaceable(&facts.own, source, layout.system)?;
     let mut plan = Plan { notes: checks::notes(request, facts), ..Plan::default() };
     copy(&mut plan, request, facts, &layout)?;
     Ok(plan)
@@ -118,7 +118,7 @@ pub fn follow(request: &Request, facts: &Facts, ours: BTreeMap<String, String>) 
         Relation::OnTheWay(Some(_)) => plan.steps.push(put_history(upstream)?),
         other => return Err(checks::not_on_the_way(other, &upstream.node)),
     }
-    let moved = settings::follow(ours, &upstream.conninfo, request.slot.as_deref());
+    let moved = recovery::follow(ours, &upstream.conninfo, request.slot.as_deref());
     plan.steps.push(Step::Configure { folder: facts.own.pgdata.clone(), copied: false, settings: moved });
     plan.steps.push(if running { Step::Reload } else { Step::Start });
     plan.steps.push(Step::Prove { goal: goal(request, facts) });
@@ -161,13 +161,18 @@ pub fn put_history(upstream: &Upstream) -> Result<Step, StandbyError> {
 
 /// Our settings, and the signal that makes a standby of it.
 pub fn configure(request: &Request, facts: &Facts, folder: &Path, copied: bool) -> Step {
+    Step::Configure { folder: folder.to_owned(), copied, settings: settings(request, facts) }
+}
+
+/// What our file is to say.
+pub fn settings(request: &Request, facts: &Facts) -> BTreeMap<String, String> {
     let upstream = facts.upstream.as_ref();
     let mut commands = facts.commands.clone();
     // An archiver that is not ours stays as it is.
     if upstream.or(facts.source.as_ref()).is_some_and(|it| !it.there.ships) {
         commands.archive = None;
     }
-    let mut settings = settings::recovery(&Wanted {
+    let mut settings = recovery::recovery(&Wanted {
         mode: request.mode,
         upstream: upstream.map(|it| it.conninfo.as_str()),
         slot: request.slot.as_deref(),
@@ -175,7 +180,7 @@ pub fn configure(request: &Request, facts: &Facts, folder: &Path, copied: bool) 
         commands: &commands,
     });
     settings.extend(facts.set.clone());
-    Step::Configure { folder: folder.to_owned(), copied, settings }
+    settings
 }
 
 /// The slot on the upstream, where one is wanted and not there.

@@ -54,7 +54,16 @@ pub enum Step {
     /// Copies a running server.
     Clone { node: String, folder: PathBuf, spaces: Vec<Space> },
     /// Restores a backup.
-    Restore { place: String, label: String, folder: PathBuf, spaces: Vec<Space> },
+    Restore {
+        place: String,
+        label: String,
+        folder: PathBuf,
+        spaces: Vec<Space>,
+        /// True: over what is there, of which only what differs is written.
+        delta: bool,
+        /// What the server is told; there before its control file is.
+        settings: BTreeMap<String, String>,
+    },
     /// Keeps WAL from this position on, which the primary never had.
     KeepAside {
         #[serde(with = "as_text")]
@@ -115,8 +124,9 @@ impl fmt::Display for Step {
         match self {
             Step::MakeSlot { node, slot } => write!(f, "make the slot '{slot}' on {node}"),
             Step::Clone { node, folder, .. } => write!(f, "copy the server of {node} into '{}'", folder.display()),
-            Step::Restore { place, label, folder, .. } => {
-                write!(f, "restore backup '{label}' of the archive of {place} into '{}'", folder.display())
+            Step::Restore { place, label, folder, delta, .. } => {
+                let how = if *delta { "restore the differences to" } else { "restore" };
+                write!(f, "{how} backup '{label}' of the archive of {place} into '{}'", folder.display())
             }
             Step::KeepAside { from } => write!(f, "keep the own WAL from {from} on in the spool"),
             Step::RemoveSurplus { from } => write!(f, "take the own WAL from {from} on out of pg_wal"),

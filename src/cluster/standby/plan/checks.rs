@@ -4,7 +4,7 @@ use super::layout::Layout;
 use crate::cluster::standby::StandbyError;
 use crate::cluster::standby::facts::{Activity, Data, Directory, Facts, Own};
 use crate::cluster::standby::lineage::Relation;
-use crate::cluster::standby::request::Request;
+use crate::cluster::standby::request::{Request, Source};
 use crate::postgres::own_settings;
 use crate::wal::{SystemId, TimelineId};
 
@@ -24,7 +24,10 @@ pub fn server_is_down(own: &Own) -> Result<(), StandbyError> {
 }
 
 /// A directory may be replaced where it holds nothing, or a standby of the same cluster.
-pub fn replaceable(own: &Own, system: SystemId) -> Result<(), StandbyError> {
+pub fn replaceable(own: &Own, source: &Source, system: SystemId) -> Result<(), StandbyError> {
+    if matches!((&own.directory, source), (Directory::HalfRestored, Source::Archive { .. })) {
+        return Ok(());
+    }
     let Some(data) = may_hold(own)? else { return Ok(()) };
     of_cluster(own, data, system)?;
     if data.is_standby() || data.half_rewound { Ok(()) } else { Err(is_primary(own)) }
@@ -35,6 +38,10 @@ pub fn may_hold(own: &Own) -> Result<Option<&Data>, StandbyError> {
     match &own.directory {
         Directory::Absent | Directory::Empty => Ok(None),
         Directory::Data(data) => Ok(Some(data)),
+        Directory::HalfRestored => Err(StandbyError::refused(
+            format!("a restore into '{}' began and did not end", own.pgdata.display()),
+            "'standby-init --from archive' goes on with it.",
+        )),
         Directory::Strange(name) => Err(StandbyError::refused(
             format!("'{}' is no data directory and not empty: it holds '{name}'", own.pgdata.display()),
             "Look at what lies there, and empty it by hand if nobody needs it.",

@@ -1,10 +1,11 @@
 //! Where a new copy goes: into the data directory itself where nothing is there, else beside it, to take its place when
-//! it is whole. Tablespaces likewise.
+//! it is whole; tablespaces likewise. A backup goes over an old copy of the same cluster, where only the differences are
+//! written, unless the old one is to be kept.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::data;
+use super::{self as plan, data};
 use crate::cluster::standby::StandbyError;
 use crate::cluster::standby::facts::{Directory, Facts};
 use crate::cluster::standby::request::{Request, Source};
@@ -37,17 +38,22 @@ impl Layout {
         let own = &facts.own;
         let mut moves = Vec::new();
         let occupied = !matches!(own.directory, Directory::Absent | Directory::Empty);
-        let folder = place(&own.pgdata, occupied, &facts.stamp, &mut moves);
+        let restores = matches!(source, Source::Archive { .. });
+        let delta = occupied && restores && !request.keep_old;
+        let folder = place(&own.pgdata, occupied && !delta, &facts.stamp, &mut moves);
         let (system, size, origin) = origin(source, facts)?;
-        let spaces = spaces(request, facts, origin, &mut moves)?;
+        let spaces = spaces(request, facts, origin, delta, &mut moves)?;
         let copy = match source {
             Source::Node(node) => Step::Clone { node: node.clone(), folder: folder.clone(), spaces: spaces.clone() },
             Source::Archive { .. } => {
                 let backup = facts.backup.as_ref().ok_or_else(no_backup)?;
                 let (place, label) = (backup.place.clone(), backup.label.clone());
-                Step::Restore { place, label, folder: folder.clone(), spaces: spaces.clone() }
+                let settings = plan::settings(request, facts);
+                Step::Restore { place, label, folder: folder.clone(), spaces: spaces.clone(), delta, settings }
             }
         };
+        // What differs is not known before it is looked at.
+        let size = if delta { 0 } else { size };
         Ok(Layout { system, folder, copy, spaces, moves, size })
     }
 }
@@ -79,7 +85,8 @@ fn origin<'a>(
             Ok((backup.system_id, backup.size, &backup.spaces))
         }
         Source::Node(node) => {
-            let server = facts.source.as_ref().ok_or_else(|| {
+            let known = facts.source.iter().chain(&facts.upstream).find(|server| server.node == *node);
+            let server = known.ok_or_else(|| {
                 let why = facts.others.iter().find(|(name, _)| name == node);
                 let why = why.and_then(|(_, answer)| answer.as_ref().err().cloned());
                 StandbyError::refused(
@@ -104,6 +111,7 @@ fn spaces(
     request: &Request,
     facts: &Facts,
     origin: &BTreeMap<u32, PathBuf>,
+    delta: bool,
     moves: &mut Vec<Move>,
 ) -> Result<Vec<Space>, StandbyError> {
     if let Some(oid) = request.tablespaces.keys().find(|oid| !origin.contains_key(oid)) {
@@ -118,7 +126,9 @@ fn spaces(
         let old = data(&facts.own.directory).and_then(|old| old.spaces.get(oid));
         let occupied = match facts.own.spaces.get(target) {
             None | Some(Directory::Absent | Directory::Empty) => false,
-            Some(_) if old == Some(target) => true,
+            Some(_) if old == Some(target) => !delta,
+            // The restore that is gone on with knows which directories it has begun.
+            Some(_) if matches!(facts.own.directory, Directory::HalfRestored) => false,
             Some(_) => {
                 return Err(StandbyError::refused(
                     format!("'{}', where the tablespace {oid} goes, is not empty", target.display()),

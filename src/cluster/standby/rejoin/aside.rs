@@ -5,6 +5,7 @@
 //! folder without it is half made, and made again. Nothing here is ever removed by us; what is in there is for a
 //! person, who reads it with `pg_waldump`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::postgres::local_wal::{LocalWal, Walked};
 use crate::system::durable::{self, TemporaryFile};
 use crate::wal::commit::{Commits, Ended};
 use crate::wal::record::{Record, RecordHeader, Visit};
-use crate::wal::{Lsn, SegmentName, TimelineHistory, TimelineId, WalName};
+use crate::wal::{Lsn, SegmentName, SegmentNumber, SystemId, TimelineHistory, TimelineId, WalName};
 
 /// The version of the summary.
 const FORMAT: u32 = 1;
@@ -37,7 +38,7 @@ pub struct Summary {
     pub folder: PathBuf,
     /// Whose WAL it is, as text.
     #[serde(serialize_with = "shown::text")]
-    pub system_identifier: crate::wal::SystemId,
+    pub system_identifier: SystemId,
     /// The timeline that wrote it.
     pub timeline: TimelineId,
     /// The first position that the new primary does not have.
@@ -48,7 +49,7 @@ pub struct Summary {
     pub until: Lsn,
     /// How much that is, in bytes.
     pub bytes: u64,
-    /// The segments that hold it.
+    /// The segments that hold it, and those before it that were never archived.
     pub segments: Vec<SegmentName>,
     /// How many transactions were committed there.
     pub transactions: u64,
@@ -109,9 +110,9 @@ pub fn look(pgdata: &Path, data: &Data, from: Lsn, spool: &Spool) -> Result<Opti
     let Walked { until, last } = wal.walk(first, &mut beyond)?;
     let Some(last) = last.filter(|_| until > from) else { return Ok(None) };
     let through = last.number(control.segment_size).unwrap_or(first);
-    let mut segments = Vec::new();
+    let mut segments = unarchived(&pgdata.join("pg_wal"))?;
     for number in first.0..=through.0 {
-        segments.extend(wal.find(crate::wal::SegmentNumber(number))?.map(|(name, _)| name));
+        segments.extend(wal.find(SegmentNumber(number))?.map(|(name, _)| name));
     }
     Ok(Some(Summary {
         format: FORMAT,
@@ -121,11 +122,23 @@ pub fn look(pgdata: &Path, data: &Data, from: Lsn, spool: &Spool) -> Result<Opti
         from,
         until,
         bytes: until.0 - from.0,
-        segments,
+        segments: segments.into_iter().collect(),
         transactions: beyond.commits.count,
         first: beyond.commits.first.map(Into::into),
         last: beyond.commits.last.map(Into::into),
     }))
+}
+
+/// What the archiver was still to take: it may lie nowhere else.
+fn unarchived(wal: &Path) -> Result<BTreeSet<SegmentName>, StandbyError> {
+    let status = wal.join("archive_status");
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(&status).map_err(StandbyError::io("list", &status))? {
+        let name = entry.map_err(StandbyError::io("list", &status))?.file_name().to_string_lossy().into_owned();
+        let ready = name.strip_suffix(".ready").and_then(|name| name.parse().ok());
+        found.extend(ready.filter(|name: &SegmentName| wal.join(name.to_string()).exists()));
+    }
+    Ok(found)
 }
 
 fn folder(spool: &Spool, timeline: TimelineId, from: Lsn) -> PathBuf {
@@ -180,11 +193,10 @@ fn room(spool: &Spool, summary: &Summary, data: &Data) -> Result<(), StandbyErro
 /// Copies one file, durably.
 fn copy(from: &Path, to: &Path, name: &str) -> Result<(), StandbyError> {
     let (source, target) = (from.join(name), to.join(name));
-    let wrong = |action, path: &Path| StandbyError::io(action, path);
-    let mut reader = File::open(&source).map_err(wrong("open", &source))?;
-    let mut temporary = TemporaryFile::create_in(to).map_err(wrong("create a file in", to))?;
-    io::copy(&mut reader, temporary.file_mut()).map_err(wrong("copy", &source))?;
-    temporary.replace(name).map_err(wrong("write", &target))
+    let mut reader = File::open(&source).map_err(StandbyError::io("open", &source))?;
+    let mut temporary = TemporaryFile::create_in(to).map_err(StandbyError::io("create a file in", to))?;
+    io::copy(&mut reader, temporary.file_mut()).map_err(StandbyError::io("copy", &source))?;
+    temporary.replace(name).map_err(StandbyError::io("write", &target))
 }
 
 /// Takes the WAL from a position on out of `pg_wal`: what is kept aside, and what lies behind it.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::standby::StandbyError;
-use crate::cluster::standby::facts::{Data, Facts, Upstream};
+use crate::cluster::standby::facts::{Data, Directory, Facts, Upstream};
 use crate::cluster::standby::lineage::{Fork, Relation};
 use crate::cluster::standby::plan::{self, Plan, checks, layout::Layout};
 use crate::cluster::standby::request::{Request, Source};
@@ -173,13 +173,14 @@ fn can_rewind(rung: Rung, situation: &Situation) -> Result<(), String> {
     if let Held::Not(what) = &situation.replayable {
         return Err(format!("neither the primary nor an archive has {what}, which must be replayed afterwards"));
     }
-    match (rung, &situation.beginning) {
-        (Rung::Rewind, Beginning::Local { .. }) | (Rung::RewindArchive, Beginning::Archives { .. }) => Ok(()),
-        (Rung::RewindArchive, Beginning::Local { .. }) => Err("the own pg_wal has everything".to_owned()),
-        (_, Beginning::Archives { segments }) => {
-            Err(format!("the own pg_wal lacks {segments} segments back to the checkpoint before the fork"))
+    let with_archive = rung == Rung::RewindArchive;
+    match &situation.beginning {
+        Beginning::Local { .. } if with_archive => Err("the own pg_wal has everything".to_owned()),
+        Beginning::Archives { .. } if !with_archive => {
+            Err("the own pg_wal no longer reaches back to the checkpoint before the fork".to_owned())
         }
-        (_, Beginning::Nowhere(what)) => Err(format!("neither pg_wal nor an archive has {what}")),
+        Beginning::Local { .. } | Beginning::Archives { .. } => Ok(()),
+        Beginning::Nowhere(what) => Err(format!("neither pg_wal nor an archive has {what}")),
     }
 }
 
@@ -194,7 +195,9 @@ pub fn rejoin(
     checks::mode_is_possible(request, facts)?;
     let upstream = facts.upstream.as_ref().ok_or_else(|| checks::no_upstream(facts))?;
     checks::one_cluster(facts, upstream.there.system_id)?;
-    if let Some(data) = checks::may_hold(&facts.own)? {
+    if !matches!(facts.own.directory, Directory::HalfRestored)
+        && let Some(data) = checks::may_hold(&facts.own)?
+    {
         checks::of_cluster(&facts.own, data, upstream.there.system_id)?;
     }
     if let Ok(relation @ Relation::LeftBehind(_)) = situation.relation {

@@ -7,17 +7,17 @@
 //! outlive `kill -9` and a power failure. A rewind that did not end is never tried again: the data are replaced.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::spool::Spool;
 use crate::backup::Watcher;
 use crate::cluster::contact;
 use crate::cluster::standby::configuration;
-use crate::cluster::standby::{StandbyError, ask};
+use crate::cluster::standby::{StandbyError, ask, door};
 use crate::config::{Config, Node};
+use crate::error::Class;
 use crate::postgres::control::{self, ControlFile};
 use crate::postgres::own_settings::{self, Signal};
 use crate::postgres::server::Server;
@@ -26,8 +26,8 @@ use crate::system::clock::Deadline;
 use crate::system::durable;
 use crate::system::process::{Call, Outcome};
 
-/// A mode that no server starts with: the group may write (PG_MODE_MASK_GROUP), and may not even look.
-const CLOSED: u32 = 0o720;
+/// Which file is which of those that are kept.
+const LIST: &str = "files.json";
 
 /// No file of settings is larger, in bytes.
 const SETTINGS_MAX: u64 = 1 << 20;
@@ -106,7 +106,7 @@ impl Rewind<'_> {
     pub fn run(&self, stage: Stage) -> Result<(), StandbyError> {
         if stage == Stage::Fresh {
             self.keep()?;
-            self.close_door(CLOSED)?;
+            door::close(self.server.pgdata())?;
             self.mark()?;
             self.watcher.phase("rewinding");
             let outcome = self.call(&[])?;
@@ -117,7 +117,7 @@ impl Rewind<'_> {
         self.put_back()?;
         own_settings::put_signal(self.server.pgdata(), Signal::Standby)?;
         sync_all(self.server.pgdata())?;
-        self.close_door(0o700)?;
+        door::open(self.server.pgdata())?;
         let kept = self.kept();
         fs::remove_dir_all(&kept).map_err(StandbyError::io("remove", &kept))
     }
@@ -152,14 +152,15 @@ impl Rewind<'_> {
     fn keep(&self) -> Result<(), StandbyError> {
         let (pgdata, kept) = (self.server.pgdata(), self.kept());
         durable::create_directory_durable(&kept).map_err(StandbyError::io("create", &kept))?;
-        for name in self.settings_files()? {
-            let (from, to) = (pgdata.join(&name), kept.join("files").join(&name));
-            if let Some(folder) = to.parent() {
-                durable::create_directory_durable(folder).map_err(StandbyError::io("create", folder))?;
-            }
+        let names = self.settings_files()?;
+        for (at, name) in names.iter().enumerate() {
+            let (from, to) = (pgdata.join(name), kept.join(at.to_string()));
             let bytes = fs::read(&from).map_err(StandbyError::io("read", &from))?;
             durable::replace(&to, &bytes).map_err(StandbyError::io("write", &to))?;
         }
+        let (list, names) = (kept.join(LIST), serde_json::to_vec(&names));
+        let names = names.expect("because plain data has no reason not to become JSON");
+        durable::replace(&list, &names).map_err(StandbyError::io("write", &list))?;
         let control = fs::read(self.control_path()).map_err(StandbyError::io("read", &self.control_path()))?;
         let to = kept.join("pg_control");
         durable::replace(&to, &control).map_err(StandbyError::io("write", &to))
@@ -196,25 +197,20 @@ impl Rewind<'_> {
         durable::replace(&path, &control::marked(&path, &bytes)?).map_err(StandbyError::io("write", &path))
     }
 
-    fn close_door(&self, mode: u32) -> Result<(), StandbyError> {
-        let pgdata = self.server.pgdata();
-        fs::set_permissions(pgdata, Permissions::from_mode(mode))
-            .and_then(|()| durable::sync_directory(pgdata))
-            .map_err(StandbyError::io("set the mode of", pgdata))
-    }
-
     /// Gives the node its own settings back.
     fn put_back(&self) -> Result<(), StandbyError> {
-        let (pgdata, files) = (self.server.pgdata(), self.kept().join("files"));
+        let (pgdata, kept) = (self.server.pgdata(), self.kept());
         configuration::uninstall(pgdata)?;
-        for entry in walkdir::WalkDir::new(&files).into_iter() {
-            let entry = entry.map_err(|error| StandbyError::io("list", &files)(error.into()))?;
-            let Ok(name) = entry.path().strip_prefix(&files) else { continue };
-            if !entry.file_type().is_file() {
-                continue;
-            }
-            let (bytes, to) = (fs::read(entry.path()), pgdata.join(name));
-            let bytes = bytes.map_err(StandbyError::io("read", entry.path()))?;
+        let list = kept.join(LIST);
+        let names = fs::read(&list).map_err(StandbyError::io("read", &list))?;
+        let names: Vec<PathBuf> = serde_json::from_slice(&names).map_err(|error| StandbyError::CannotTell {
+            what: format!("which files are kept in '{}'", kept.display()),
+            why: error.to_string(),
+            class: Class::Corrupt,
+        })?;
+        for (at, name) in names.iter().enumerate() {
+            let (from, to) = (kept.join(at.to_string()), pgdata.join(name));
+            let bytes = fs::read(&from).map_err(StandbyError::io("read", &from))?;
             if let Some(folder) = to.parent() {
                 durable::create_directory_durable(folder).map_err(StandbyError::io("create", folder))?;
             }
