@@ -163,7 +163,8 @@ fn tablespaces(arguments: &ArgMatches) -> Result<BTreeMap<u32, PathBuf>, Failure
             Failure::new(Class::Usage, format!("'{map}' is no OID=DIR"))
                 .hinted("'SELECT oid, spcname FROM pg_tablespace' names every tablespace.")
         };
-        let (oid, folder) = map.split_once('=').filter(|(_, folder)| Path::new(folder).is_absolute()).ok_or_else(wrong)?;
+        let (oid, folder) =
+            map.split_once('=').filter(|(_, folder)| Path::new(folder).is_absolute()).ok_or_else(wrong)?;
         Ok((oid.parse().map_err(|_| wrong())?, PathBuf::from(folder)))
     })
     .collect()
@@ -172,7 +173,8 @@ fn tablespaces(arguments: &ArgMatches) -> Result<BTreeMap<u32, PathBuf>, Failure
 /// How PostgreSQL calls the programs beside this one.
 fn commands(context: &Context, config: &Config) -> Result<Commands, Failure> {
     let program = std::env::current_exe();
-    let program = program.map_err(|error| Failure::new(Class::Storage, format!("cannot find this program: {error}")))?;
+    let program =
+        program.map_err(|error| Failure::new(Class::Storage, format!("cannot find this program: {error}")))?;
     let folder = program.parent().unwrap_or(Path::new("/"));
     let restores = !config.places(&config.restore.from).is_empty();
     let ships = !config.places(&config.archive.to).is_empty();
@@ -343,7 +345,8 @@ fn proven(proof: &Proof) -> String {
     match &proof.streaming {
         Some(it) => {
             let slot = it.slot.as_ref().map(|slot| format!(", slot '{slot}'")).unwrap_or_default();
-            let _ = writeln!(text, "streams from {} ({}:{}, timeline {}{slot})", it.node, it.host, it.port, it.timeline);
+            let _ =
+                writeln!(text, "streams from {} ({}:{}, timeline {}{slot})", it.node, it.host, it.port, it.timeline);
         }
         None => text.push_str("replays what is shipped\n"),
     }

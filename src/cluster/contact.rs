@@ -14,7 +14,9 @@ pub enum ContactError {
     #[error("the configuration does not say how the server of '{node}' is reached: conninfo is not set")]
     NoConninfo { node: String },
     /// It names no host, and the node has none.
-    #[error("the configuration does not say where the server of '{node}' is: neither its conninfo nor the node names a host")]
+    #[error(
+        "the configuration does not say where the server of '{node}' is: neither its conninfo nor the node names a host"
+    )]
     NoHost { node: String },
     /// The string is wrong.
     #[error("the conninfo of node '{node}' is wrong")]

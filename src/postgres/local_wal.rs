@@ -222,12 +222,8 @@ mod tests {
             let (name, bytes) = forge.segment(index);
             std::fs::write(folder.path().join(name.to_string()), bytes).expect("because the folder is ours");
         }
-        let wal = LocalWal {
-            folder: folder.path().to_owned(),
-            history: history.clone(),
-            size: forge.size,
-            block: PAGE,
-        };
+        let wal =
+            LocalWal { folder: folder.path().to_owned(), history: history.clone(), size: forge.size, block: PAGE };
         (folder, wal)
     }
 

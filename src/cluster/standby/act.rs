@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::copy::{self, Order};
-use super::facts::{Data, Directory};
+use super::facts::{Data, Directory, Slot};
 use super::journal::{Entry, Journal};
 use super::proof::{self, Proof};
 use super::rejoin::{aside, rewind};
@@ -87,10 +87,13 @@ impl Actor<'_> {
     fn take(&self, step: &Step, entry: &mut Entry, acted: &mut Acted) -> Result<(), StandbyError> {
         match step {
             Step::MakeSlot { node, slot } => {
-                if ask::make_slot(self.config, self.node(node)?, slot)? {
-                    entry.made_slot = Some((node.clone(), slot.clone()));
+                if ask::slot(self.config, self.node(node)?, slot)? != Slot::Absent {
+                    return Ok(());
                 }
-                Ok(())
+                // Written down first: nobody else would know whose it is.
+                entry.made_slot = Some((node.clone(), slot.clone()));
+                self.journal.write(entry)?;
+                ask::make_slot(self.config, self.node(node)?, slot)
             }
             Step::Clone { node, folder, spaces } => self.clone_server(node, folder, spaces, entry),
             Step::Restore { place, label, folder, spaces, delta, settings } => {
@@ -186,21 +189,11 @@ impl Actor<'_> {
 
     fn clone_server(&self, node: &str, folder: &Path, spaces: &[Space], entry: &Entry) -> Result<(), StandbyError> {
         copy::clear(&entry.unfinished())?;
-        let slot = entry.request.slot.as_deref();
-        // The slot is on the server that is followed, which need not be the one that is copied.
-        let followed = entry.steps.iter().any(|step| {
-            matches!(step, Step::Prove { goal: Goal { upstream: Some((upstream, _)), .. } } if upstream == node)
-        });
         let deadline = self.config.standby.copy_deadline;
-        self.order(folder, spaces).clone_server(self.node(node)?, slot.filter(|_| followed), self.rate, deadline)
+        self.order(folder, spaces).clone_server(self.node(node)?, self.rate, deadline)
     }
 
-    fn configure(
-        &self,
-        folder: &Path,
-        copied: bool,
-        settings: &BTreeMap<String, String>,
-    ) -> Result<(), StandbyError> {
+    fn configure(&self, folder: &Path, copied: bool, settings: &BTreeMap<String, String>) -> Result<(), StandbyError> {
         match configuration_set(self.config, Set::Standby)? {
             Some(set) => ConfigurationSet::install(&set, folder)?,
             None if copied => configuration::uninstall(folder)?,
@@ -246,7 +239,10 @@ impl Actor<'_> {
         if !file.exists() {
             return Err(StandbyError::refused(
                 format!("there is no '{}': the server that was copied keeps its settings elsewhere", file.display()),
-                format!("Put one there, or name it with node.{}.config_file; then run this again.", self.config.local.node),
+                format!(
+                    "Put one there, or name it with node.{}.config_file; then run this again.",
+                    self.config.local.node
+                ),
             ));
         }
         let lost = own_settings::overridden(&file, server.pgdata())?;

@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use super::StandbyError;
 use super::facts::{Slot, There, Upstream};
+use super::request::slot_name;
 use crate::cluster::contact::{self, ContactError};
 use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
 use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{NodeFacts, column};
+use crate::system::clock::Deadline;
 use crate::wal::{Lsn, SegmentName, TimelineHistory, TimelineId, WalName};
 
 /// How long a server may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often to look whether a slot is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a checkpoint may take.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(600);
@@ -27,6 +32,7 @@ const HISTORY: Statement =
     Statement { name: "timeline_history", text: include_str!("../../../sql/timeline_history.sql") };
 const SLOT: Statement = Statement { name: "slot", text: include_str!("../../../sql/slot.sql") };
 const MAKE_SLOT: Statement = Statement { name: "make_slot", text: include_str!("../../../sql/make_slot.sql") };
+const HOLD_WAL: Statement = Statement { name: "hold_copy_wal", text: include_str!("../../../sql/hold_copy_wal.sql") };
 const DROP_SLOT: Statement = Statement { name: "drop_slot", text: include_str!("../../../sql/drop_slot.sql") };
 
 /// Why a server did not answer.
@@ -129,7 +135,8 @@ fn spaces(connection: &mut Connection) -> Result<BTreeMap<u32, PathBuf>, Standby
     let rows = connection.query(&TABLESPACES, &[])?;
     rows.iter()
         .map(|row| {
-            let (oid, location): (i64, String) = (column(row, "oid").map_err(unexpected)?, column(row, "location").map_err(unexpected)?);
+            let (oid, location): (i64, String) =
+                (column(row, "oid").map_err(unexpected)?, column(row, "location").map_err(unexpected)?);
             Ok((u32::try_from(oid).unwrap_or_default(), PathBuf::from(location)))
         })
         .collect()
@@ -164,19 +171,43 @@ fn look_at_slot(connection: &mut Connection, slot: &str) -> Result<Slot, Standby
     })
 }
 
-/// Makes a slot; true where it was not there before.
-pub fn make_slot(config: &Config, node: &Node, slot: &str) -> Result<bool, StandbyError> {
-    let mut connection = open(config, node)?;
-    if look_at_slot(&mut connection, slot)? != Slot::Absent {
-        return Ok(false);
-    }
-    connection.query(&MAKE_SLOT, &[&slot])?;
-    Ok(true)
+/// What a slot of that name is.
+pub fn slot(config: &Config, node: &Node, slot: &str) -> Result<Slot, StandbyError> {
+    look_at_slot(&mut open(config, node)?, slot)
 }
 
-/// Drops a slot that nobody uses; true where it is gone now and was there.
-pub fn drop_slot(config: &Config, node: &Node, slot: &str) -> Result<bool, StandbyError> {
-    Ok(!open(config, node)?.query(&DROP_SLOT, &[&slot])?.is_empty())
+/// Makes a slot.
+pub fn make_slot(config: &Config, node: &Node, slot: &str) -> Result<(), StandbyError> {
+    open(config, node)?.query(&MAKE_SLOT, &[&slot])?;
+    Ok(())
+}
+
+/// Holds back WAL on a server for as long as the session lives. One that has no slot left may still do.
+pub fn hold_wal(config: &Config, node: &Node) -> Result<Connection, StandbyError> {
+    let mut connection = open(config, node)?;
+    let name = format!("{}_copy", slot_name(&config.local.node).chars().take(58).collect::<String>());
+    if let Err(error) = connection.query(&HOLD_WAL, &[&name]) {
+        log::warn!("WAL is not held back while {} is copied: {error}", node.name);
+    }
+    Ok(connection)
+}
+
+/// Drops a slot, if it is there. The server takes a moment to see that whoever used it is gone.
+pub fn drop_slot(config: &Config, node: &Node, slot: &str) -> Result<(), StandbyError> {
+    let (mut connection, until) = (open(config, node)?, Deadline::after(PATIENCE));
+    loop {
+        connection.query(&DROP_SLOT, &[&slot])?;
+        match look_at_slot(&mut connection, slot)? {
+            Slot::Active if !until.expired() => std::thread::sleep(LOOK_AGAIN),
+            Slot::Active => {
+                return Err(StandbyError::refused(
+                    format!("the slot '{slot}' on {} is in use", node.name),
+                    "Drop it when nobody uses it: SELECT pg_drop_replication_slot(NAME).",
+                ));
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Makes a checkpoint. A new primary's control file says only then that it is on its new timeline, and `pg_rewind` up

@@ -70,7 +70,10 @@ pub fn configuration_set(config: &Config, set: Set) -> Result<Option<Configurati
                 if other.join(theirs).exists() {
                     return Err(StandbyError::refused(
                         format!("the configuration set '{}' has no {theirs}, and the other one has", folder.display()),
-                        format!("Put one into each: what one set says must be said anew by the other ({}).", set.option()),
+                        format!(
+                            "Put one into each: what one set says must be said anew by the other ({}).",
+                            set.option()
+                        ),
                     ));
                 }
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::door;
 use super::facts::{Directory, Upstream};
 use super::observe;
+use super::plan::layout::FRESH;
 use super::step::Space;
 use super::{StandbyError, ask};
 use crate::archive::ArchiveError;
@@ -45,8 +46,12 @@ pub fn clear(folders: &[PathBuf]) -> Result<(), StandbyError> {
                     removed.map_err(StandbyError::io("remove", &path))?;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(StandbyError::io("list", folder)(error)),
+        }
+        // A directory beside the real one is ours altogether.
+        if folder.to_string_lossy().ends_with(FRESH) {
+            fs::remove_dir(folder).map_err(StandbyError::io("remove", folder))?;
         }
     }
     Ok(())
@@ -77,8 +82,10 @@ pub struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Copies a running server (BASE_BACKUP). The slot, where there is one, holds back what the copy needs.
-    pub fn clone_server(&self, node: &Node, slot: Option<&str>, rate: u64, deadline: Duration) -> Result<(), StandbyError> {
+    /// Copies a running server (BASE_BACKUP). The WAL that makes it consistent is held back there meanwhile and fetched
+    /// at the end: the program streams it with a second process, which nobody would end with us.
+    pub fn clone_server(&self, node: &Node, rate: u64, deadline: Duration) -> Result<(), StandbyError> {
+        let _held = ask::hold_wal(self.config, node)?;
         let source: Upstream = ask::upstream(self.config, node, None)?;
         self.watcher.phase("copying");
         let program = server::program_of(self.config.local.pg_bin.as_deref(), source.there.major, "pg_basebackup")
@@ -92,11 +99,8 @@ impl Order<'_> {
         durable::create_directory_durable(self.folder).map_err(StandbyError::io("create", self.folder))?;
         door::close(self.folder)?;
         let mut call = Call::new(program).bound();
-        call = call.args(["--no-password", "--checkpoint=fast", "--wal-method=stream", "--label=pgwarm standby-init"]);
+        call = call.args(["--no-password", "--checkpoint=fast", "--wal-method=fetch", "--label=pgwarm standby-init"]);
         call = call.arg("--pgdata").arg(self.folder).args(["--dbname", &source.conninfo]);
-        if let Some(slot) = slot {
-            call = call.args(["--slot", slot]);
-        }
         if rate > 0 {
             // The program takes kilobytes, from 32 to 1 GB.
             call = call.arg(format!("--max-rate={}k", (rate >> 10).clamp(32, 1 << 20)));
@@ -133,7 +137,10 @@ impl Order<'_> {
             StandbyError::refused(format!("node '{place}' holds no archive"), format!("Set node.{place}.archive."))
         })?;
         let archive = site.archive()?;
-        let label = wanted.label.parse().map_err(|error| BackupError::refused(format!("{error}"), "See 'base-backup list'."))?;
+        let label = wanted
+            .label
+            .parse()
+            .map_err(|error| BackupError::refused(format!("{error}"), "See 'base-backup list'."))?;
         let description = catalog::get(&archive, &label)?;
         let tablespaces = self.spaces.iter().map(|space| (space.oid, space.folder.clone())).collect();
         let (delta, drop_wal) = (wanted.delta, wanted.drop_wal);

@@ -131,9 +131,12 @@ impl Look<'_> {
         if let Some(name) = named {
             return self.server(self.named(name)?).map(Some);
         }
-        let primaries = || others.iter().filter_map(|(node, it)| Some((*node, it.as_ref().ok().filter(|it| it.primary)?)));
+        let primaries =
+            || others.iter().filter_map(|(node, it)| Some((*node, it.as_ref().ok().filter(|it| it.primary)?)));
         let Some((node, newest)) = primaries().max_by_key(|(_, it)| it.timeline) else { return Ok(None) };
-        if let Some((other, _)) = primaries().find(|(it, there)| it.name != node.name && there.timeline == newest.timeline) {
+        if let Some((other, _)) =
+            primaries().find(|(it, there)| it.name != node.name && there.timeline == newest.timeline)
+        {
             return Err(StandbyError::refused(
                 format!("{} and {} both take writes on timeline {}", other.name, node.name, newest.timeline),
                 "Stop the wrong one first; nothing was changed.",
@@ -166,7 +169,11 @@ impl Look<'_> {
         }
     }
 
-    fn own(&self, archives: &[(Arc<Site>, Result<Archive, Failure>)], spaces: BTreeSet<PathBuf>) -> Result<Own, StandbyError> {
+    fn own(
+        &self,
+        archives: &[(Arc<Site>, Result<Archive, Failure>)],
+        spaces: BTreeSet<PathBuf>,
+    ) -> Result<Own, StandbyError> {
         let node = self.config.own();
         let server = Server::new(self.config, node)?;
         let pgdata = server.pgdata().to_owned();
@@ -174,8 +181,16 @@ impl Look<'_> {
         let activity = self.activity(node, &status);
         let mut directory = look(&pgdata)?;
         if let Directory::Data(data) = &mut directory {
+            // A running standby may be ahead of its control file.
+            let timeline = match &activity {
+                Activity::Standby(there) => there.timeline.max(data.timeline()),
+                _ => data.timeline(),
+            };
+            if data.history.as_ref().is_none_or(|history| history.timeline != timeline) {
+                data.history = local_wal::history(&pgdata, timeline)?;
+            }
             if data.history.is_none() {
-                data.history = history_of(archives, data.timeline())?;
+                data.history = history_of(archives, timeline)?;
             }
             if status == Status::Down {
                 data.ends = Some(ends(&pgdata, data)?);
@@ -224,9 +239,9 @@ fn find(archive: &Archive, label: Option<&str>) -> Result<Option<Description>, S
     let Some(label) = label else {
         return Ok(catalog::whole(archive)?.into_iter().rfind(|it| it.damaged_pages.is_empty()));
     };
-    let label: Label = label.parse().map_err(|error| {
-        StandbyError::refused(format!("{error}"), "'base-backup list' shows every backup.")
-    })?;
+    let label: Label = label
+        .parse()
+        .map_err(|error| StandbyError::refused(format!("{error}"), "'base-backup list' shows every backup."))?;
     Ok(Some(catalog::get(archive, &label)?))
 }
 

@@ -84,7 +84,10 @@ pub fn adopt(request: &Request, facts: &Facts) -> Result<Plan, StandbyError> {
         }
     } else if !data.is_standby() {
         return Err(StandbyError::refused(
-            format!("the data in '{}' are those of a primary, and no other server is there to compare them with", facts.own.pgdata.display()),
+            format!(
+                "the data in '{}' are those of a primary, and no other server is there to compare them with",
+                facts.own.pgdata.display()
+            ),
             "Start the new primary first, or name it with --upstream.",
         ));
     }
@@ -197,9 +200,7 @@ pub fn slot_step(request: &Request, facts: &Facts) -> Result<Option<Step>, Stand
         Slot::Active if !matches!(facts.own.server, Activity::Standby(_)) => refused("is in use by somebody else"),
         Slot::Active => Ok(None),
         Slot::Logical => refused("is a logical one"),
-        Slot::Absent | Slot::Unasked => {
-            Ok(Some(Step::MakeSlot { node: upstream.node.clone(), slot: slot.clone() }))
-        }
+        Slot::Absent | Slot::Unasked => Ok(Some(Step::MakeSlot { node: upstream.node.clone(), slot: slot.clone() })),
     }
 }
 

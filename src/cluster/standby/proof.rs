@@ -238,9 +238,10 @@ impl Waiting<'_> {
 
     /// Where the upstream is now; what comes later need not be waited for.
     fn position_of(&self, name: &str) -> Result<There, StandbyError> {
-        let node = self.config.node(name).ok_or_else(|| {
-            StandbyError::refused(format!("there is no node '{name}'"), "Correct the configuration.")
-        })?;
+        let node = self
+            .config
+            .node(name)
+            .ok_or_else(|| StandbyError::refused(format!("there is no node '{name}'"), "Correct the configuration."))?;
         let mut connection = ask::open(self.config, node)?;
         Ok(ask::there(&mut connection).map_err(AskError::from)?)
     }

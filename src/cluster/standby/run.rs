@@ -37,6 +37,7 @@ pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyErr
             plan::follow(look.request, &facts, ours)
         }
         Job::Rejoin(only) => {
+            plan::checks::server_is_down(&facts.own)?;
             let mut situation = situation(look, &facts)?;
             situation.no_rewind = no_rewind.map(str::to_owned).or(situation.no_rewind);
             ladder::rejoin(look.request, *only, &facts, &situation)

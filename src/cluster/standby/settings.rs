@@ -11,13 +11,8 @@ use crate::archive::copies::quote;
 use crate::config::StandbyMode;
 
 /// What ends a recovery at a point in time.
-const TARGETS: [&str; 5] = [
-    "recovery_target",
-    "recovery_target_time",
-    "recovery_target_xid",
-    "recovery_target_lsn",
-    "recovery_target_name",
-];
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn", "recovery_target_name"];
 
 /// How PostgreSQL calls our programs on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -88,11 +83,7 @@ pub fn recovery(wanted: &Wanted<'_>) -> BTreeMap<String, String> {
 }
 
 /// The same settings with another server to stream from; everything else stays.
-pub fn follow(
-    mut settings: BTreeMap<String, String>,
-    upstream: &str,
-    slot: Option<&str>,
-) -> BTreeMap<String, String> {
+pub fn follow(mut settings: BTreeMap<String, String>, upstream: &str, slot: Option<&str>) -> BTreeMap<String, String> {
     settings.insert("primary_conninfo".to_owned(), upstream.to_owned());
     settings.insert("primary_slot_name".to_owned(), slot.unwrap_or_default().to_owned());
     settings.insert("recovery_target_timeline".to_owned(), "latest".to_owned());

@@ -133,7 +133,9 @@ impl fmt::Display for Step {
             Step::Recover => write!(f, "recover the crashed data to a clean end, in single-user mode"),
             Step::Rewind { node, archive: false } => write!(f, "rewind to where {node} left, with the own WAL"),
             Step::Rewind { node, archive: true } => write!(f, "rewind to where {node} left, with WAL of the archives"),
-            Step::PutHistory { node, timeline, .. } => write!(f, "take over the history of timeline {timeline} from {node}"),
+            Step::PutHistory { node, timeline, .. } => {
+                write!(f, "take over the history of timeline {timeline} from {node}")
+            }
             Step::Configure { folder, .. } => write!(f, "write settings and standby.signal in '{}'", folder.display()),
             Step::Exchange { moves, .. } => {
                 let words: Vec<String> = moves

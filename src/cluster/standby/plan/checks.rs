@@ -16,8 +16,13 @@ pub fn server_is_down(own: &Own) -> Result<(), StandbyError> {
     let pgdata = own.pgdata.display();
     let (what, hint) = match &own.server {
         Activity::Down => return Ok(()),
-        Activity::Standby(_) => ("a standby", "Stop it first ('pg_ctl stop -m fast'); --follow changes the server that a running standby follows."),
-        Activity::Primary(_) => ("a primary", "Nothing was touched. Only a primary that was stopped and left behind can be made a standby."),
+        Activity::Standby(_) => (
+            "a standby",
+            "Stop it first ('pg_ctl stop -m fast'); --follow changes the server that a running standby follows.",
+        ),
+        Activity::Primary(_) => {
+            ("a primary", "Nothing was touched. Only a primary that was stopped and left behind can be made a standby.")
+        }
         Activity::Silent(_) => ("a server", "Stop it first ('pg_ctl stop -m fast')."),
     };
     Err(StandbyError::refused(format!("{what} runs on '{pgdata}'"), hint))
@@ -176,7 +181,12 @@ pub fn room(own: &Own, layout: &Layout) -> Result<(), StandbyError> {
         return Ok(());
     }
     Err(StandbyError::refused(
-        format!("'{}' has {} MiB free, and the copy takes {} MiB", layout.folder.display(), own.free >> 20, needed >> 20),
+        format!(
+            "'{}' has {} MiB free, and the copy takes {} MiB",
+            layout.folder.display(),
+            own.free >> 20,
+            needed >> 20
+        ),
         "Free space there; what is replaced is removed only after the copy has proven itself.",
     ))
 }
@@ -232,4 +242,3 @@ pub fn notes(request: &Request, facts: &Facts) -> Vec<String> {
     }
     notes
 }
-

@@ -75,10 +75,7 @@ fn with(path: &Path, ending: &str) -> PathBuf {
 }
 
 /// Whose data, how much, and with which tablespaces.
-fn origin<'a>(
-    source: &Source,
-    facts: &'a Facts,
-) -> Result<(SystemId, u64, &'a BTreeMap<u32, PathBuf>), StandbyError> {
+fn origin<'a>(source: &Source, facts: &'a Facts) -> Result<(SystemId, u64, &'a BTreeMap<u32, PathBuf>), StandbyError> {
     match source {
         Source::Archive { .. } => {
             let backup = facts.backup.as_ref().ok_or_else(no_backup)?;

@@ -127,7 +127,9 @@ pub fn weigh(situation: &Situation, upstream: &Upstream, backup_size: Option<u64
             Rung::Follow => open(rung, situation.behind, "WAL to replay"),
             Rung::FollowArchive => open(rung, situation.behind, "WAL to fetch and replay"),
             Rung::Rewind => open(rung, situation.beyond, "own WAL taken back, and the pages it changed"),
-            Rung::RewindArchive => open(rung, situation.beyond, "own WAL taken back, some fetched first, and its pages"),
+            Rung::RewindArchive => {
+                open(rung, situation.beyond, "own WAL taken back, some fetched first, and its pages")
+            }
             Rung::Restore => open(rung, backup_size.unwrap_or_default(), "backup to write, then WAL to replay"),
             Rung::Clone => open(rung, upstream.size, "data to copy from the primary"),
         },

@@ -126,13 +126,7 @@ impl Wanted<'_> {
     }
 
     /// Where a rewind would begin, and whether what it leaves can be replayed.
-    fn rewind(
-        &self,
-        situation: &mut Situation,
-        pgdata: &Path,
-        data: &Data,
-        fork: Fork,
-    ) -> Result<(), StandbyError> {
+    fn rewind(&self, situation: &mut Situation, pgdata: &Path, data: &Data, fork: Fork) -> Result<(), StandbyError> {
         let Some(history) = &data.history else { return Ok(()) };
         let size = data.control.segment_size;
         let wal = LocalWal::new(pgdata, &data.control, history);

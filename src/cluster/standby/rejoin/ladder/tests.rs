@@ -206,7 +206,11 @@ fn data_of_unknown_worth_are_kept_when_they_are_replaced() {
     situation.no_restore = Some("no archive holds a whole backup".to_owned());
     let plan = rejoin(&request(), None, &facts(), &situation).expect("because a way is open");
     assert!(!plan.steps.iter().any(|step| matches!(step, Step::RemoveOld { .. } | Step::KeepAside { .. })));
-    assert!(plan.notes.iter().any(|note| note.contains("stays in '/data.before-20261121T150000Z'")), "{:?}", plan.notes);
+    assert!(
+        plan.notes.iter().any(|note| note.contains("stays in '/data.before-20261121T150000Z'")),
+        "{:?}",
+        plan.notes
+    );
 }
 
 #[test]
