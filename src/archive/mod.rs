@@ -22,6 +22,7 @@ pub mod error;
 pub mod expire;
 pub mod fetch;
 pub mod flush;
+pub mod holdings;
 pub mod hole;
 pub mod identity;
 pub mod init;

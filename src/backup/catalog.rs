@@ -366,15 +366,17 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// Writes a position as PostgreSQL does.
-mod as_text {
+pub mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::wal::Lsn;
 
+    /// As text.
     pub fn serialize<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(lsn)
     }
 
+    /// From text.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lsn, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }

@@ -292,6 +292,67 @@ fn jobs(shown: &[&'static str], hidden: &[&'static str]) -> PossibleValuesParser
     PossibleValuesParser::new(shown.iter().map(PossibleValue::new).chain(hidden))
 }
 
+/// `standby-init`: one job, then what kind of standby it is.
+pub fn standby_init() -> Command {
+    configured("standby-init", "Makes this node a standby, and keeps it one: copy, adopt, follow, rejoin")
+        .override_usage(
+            "standby-init --from <archive | NODE> [--mode MODE] [--upstream NODE] [--slot [NAME]] [--delay TIME]\n       \
+             standby-init --adopt [--mode MODE] [--upstream NODE] [--slot [NAME]] [--delay TIME]\n       \
+             standby-init --follow <NODE> [--slot [NAME]]\n       \
+             standby-init --rejoin [--upstream NODE] [--slot [NAME]] [--rung RUNG]\n       \
+             standby-init --abandon",
+        )
+        .arg(text("from", "Copy the running server of NODE, or restore a backup: 'archive'").long("from").value_name("SOURCE"))
+        .arg(flag("adopt", "Take the data directory that is there as it is"))
+        .arg(text("follow", "Let this standby go on behind NODE").long("follow").value_name("NODE"))
+        .arg(flag("rejoin", "Bring a former primary back, the cheapest way that is safe"))
+        .arg(flag("abandon", "Remove what a run that was killed left half made"))
+        .arg(
+            text("mode", "What kind of standby; else standby.mode")
+                .long("mode")
+                .value_name("MODE")
+                .value_parser(["streaming", "hot", "warm", "cold"]),
+        )
+        .arg(text("upstream", "Stream from NODE; else from the primary").long("upstream").value_name("NODE"))
+        .arg(
+            text("slot", "Make a replication slot there; its name, else one made from this node's")
+                .long("slot")
+                .value_name("NAME")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(
+            text("delay", "Keep replay so far behind, such as 1h")
+                .long("delay")
+                .value_name("TIME")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(text("place", "--from archive: the node whose archive is meant").long("place").value_name("NODE"))
+        .arg(text("label", "--from archive: the backup; else the newest good one").long("label").value_name("LABEL"))
+        .arg(
+            text("map", "Put the tablespace OID into DIR; may be given again")
+                .long("map")
+                .value_name("OID=DIR")
+                .action(ArgAction::Append),
+        )
+        .arg(
+            text("rung", "--rejoin: take this way back, or none")
+                .long("rung")
+                .value_name("RUNG")
+                .value_parser(["follow", "follow-archive", "rewind", "rewind-archive", "restore", "clone"])
+                .requires("rejoin"),
+        )
+        .arg(flag("keep-old", "Keep the directory that is replaced"))
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+        .arg(
+            text("rate-limit", "Copy at most so many bytes a second, such as 50MB; 0: no limit")
+                .long("rate-limit")
+                .value_name("SIZE")
+                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+        )
+        .group(ArgGroup::new("job").args(["from", "adopt", "follow", "rejoin", "abandon", "show-config"]).required(true))
+}
+
 /// `check-node`: changes nothing.
 pub fn check_node() -> Command {
     configured("check-node", "Says what is wrong on this node or others, and how to mend it; changes nothing")

@@ -26,6 +26,7 @@ pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
+pub mod standby_init;
 pub mod trigger_failover;
 
 /// What a failure becomes at the end of a program.
@@ -119,6 +120,13 @@ pub const PROGRAMS: &[Program] = &[
         name: "pitr-restore",
         command: arguments::pitr_restore,
         classes: &[Absent, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
+    },
+    Program {
+        name: "standby-init",
+        command: arguments::standby_init,
+        classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
         lines: &[],
     },

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Drill, Failover, Local, Log, Monitor, Node, NodeKind,
-    Notify, PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, ConfMode, Config, Drill, Failover, Local, Log, Monitor, Node,
+    NodeKind, Notify, PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Standby, StandbyMode, Transport,
 };
 use crate::store::Encoding;
 
@@ -125,6 +125,7 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
         backup: backup(&from),
         failover: failover(&from),
         drill: drill(&from),
+        standby: standby(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
@@ -228,6 +229,27 @@ fn failover(from: &Reader<'_>) -> Failover {
 
 fn drill(from: &Reader<'_>) -> Drill {
     Drill { deadline: from.time("drill", "deadline") }
+}
+
+fn standby(from: &Reader<'_>) -> Standby {
+    Standby {
+        mode: match from.word("standby", "mode").as_str() {
+            "hot" => StandbyMode::Hot,
+            "warm" => StandbyMode::Warm,
+            "cold" => StandbyMode::Cold,
+            _ => StandbyMode::Streaming,
+        },
+        user: from.text("standby", "user"),
+        slots: from.switch("standby", "slots"),
+        conf_standby: from.path("standby", "conf_standby"),
+        conf_failover: from.path("standby", "conf_failover"),
+        conf_mode: match from.word("standby", "conf_mode").as_str() {
+            "reference" => ConfMode::Reference,
+            _ => ConfMode::Copy,
+        },
+        deadline: from.time("standby", "deadline"),
+        copy_deadline: from.time("standby", "copy_deadline"),
+    }
 }
 
 fn ssh(from: &Reader<'_>) -> Ssh {

@@ -339,6 +339,14 @@ impl Server {
     }
 }
 
+/// One of PostgreSQL's programs of a version, where there is no data directory yet.
+pub fn program_of(pg_bin: Option<&Path>, major: u32, name: &str) -> Option<PathBuf> {
+    let packaged = PACKAGED.iter().map(|folder| PathBuf::from(folder.replace("{}", &major.to_string())));
+    let folders = pg_bin.map(Path::to_owned).into_iter().chain(packaged);
+    let folders = folders.chain(std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect::<Vec<_>>());
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
 /// Where Debian keeps the configuration of `/var/lib/postgresql/<major>/<name>`.
 fn debian(pgdata: &Path) -> Option<PathBuf> {
     let rest = pgdata.strip_prefix("/var/lib/postgresql").ok()?;
