@@ -42,7 +42,7 @@ pub fn restore(
         make_empty(folder)?;
     }
     let layout = Layout { pgdata: &target.pgdata, places: &places, control: Mutex::default() };
-    layout.directories(&contents.index.directories)?;
+    layout.directories(contents.directories())?;
     watcher.phase("restoring");
     // The first trouble is the one to tell; the directory has no control file, so no server starts on it.
     if let Some(error) = contents.read_all(jobs, &layout, watcher).into_iter().next() {

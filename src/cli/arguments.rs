@@ -96,7 +96,8 @@ pub fn relay_wal() -> Command {
 pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
-            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+            "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
+             [--note KEY=VALUE] [--keep-it]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
              base-backup verify [LABEL]\n       \
@@ -129,6 +130,16 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(flag(
+            "incremental",
+            "take: store only what differs from the newest usable backup; a full one if there is none",
+        ))
+        .arg(
+            text("parent", "take: let the incremental backup build on this one")
+                .long("parent")
+                .value_name("LABEL")
+                .requires("incremental"),
+        )
         .arg(path("to", "restore: the data directory, empty or not there").long("to").value_name("DIR"))
         .arg(
             text("map", "restore: put the tablespace OID into DIR; may be given again")
