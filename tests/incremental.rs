@@ -20,7 +20,7 @@ use backups::{Scene, check_everything, file_of};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::workspace::make_dir;
-use support::{PATIENCE, Server, wait_until};
+use support::{PATIENCE, Program, Server, wait_until};
 use volume::Volume;
 
 /// Long enough for a file's time to be trusted.
@@ -264,6 +264,46 @@ fn no_change_is_missed_that_neither_lsn_nor_mtime_tells() {
     let copy = scene.recover(&label(&taken), &[]);
     assert_eq!(content(&copy, "a"), content(&scene.alpha, "a"));
     assert_eq!(copy.query("select min(id) from a"), "2");
+}
+
+#[test]
+fn a_chain_can_be_put_together_by_hand() {
+    let scene = Scene::new("byhand");
+    for name in ["t", "cut", "dropped"] {
+        table(&scene.alpha, name, 700);
+    }
+    let full = scene.take();
+    each(&scene.alpha, &["update t set id = -id where id % 50 = 0", "delete from cut where id > 600", "vacuum cut"]);
+    scene.alpha.execute("drop table dropped; checkpoint");
+    table(&scene.alpha, "new", 600);
+    let newest = label(&increment(&scene, &[]));
+    let hand = scene.alpha.dir().join("hand");
+    make_dir(&hand);
+    let script = r#"
+        set -e
+        cd "$1"
+        shift
+        for backup; do
+            for bundle in "$backup"/bundle/*.tar.zst; do tar --zstd -xf "$bundle"; done
+            (cd "$backup/files" && find . -name '*.zst') | while read -r file; do
+                mkdir -p "$(dirname "$file")"
+                zstd -q -d -c "$backup/files/$file" > "${file%.zst}"
+            done
+            test ! -d "$backup/blocks" || (cd "$backup/blocks" && find . -name '*.zst') | while read -r file; do
+                zstd -dc "$backup/blocks/$file" | perl -e 'open F,"+<",shift; while(read STDIN,$h,8){($b,$n)=unpack"VV",$h; seek F,8192*$b,0; while($n--){read STDIN,$p,8192; print F $p}}' "${file%.zst}"
+            done
+            cp "$backup/backup_label" "$backup/backup_manifest" .
+        done
+        sed -n 's/.*"Path": "\([^"]*\)", "Size": \([0-9]*\),.*/\2 \1/p' backup_manifest > ../sizes
+        while read -r size file; do truncate -s "$size" "$file"; done < ../sizes
+        find . -type f | cut -c3- | grep -v '^backup_manifest$' | while read -r file; do
+            grep -q " $file\$" ../sizes || rm "$file"
+        done
+    "#;
+    let backups = [&full, &newest].map(|label| scene.folder(label));
+    Program::at("/bin/sh").args(["-c", script, "sh"]).arg(&hand).args(backups).run().expect_ok();
+    scene.alpha.tool("pg_verifybackup").arg("--no-parse-wal").arg(&hand).run().expect_ok();
+    assert!(scene.folder(&newest).join("blocks").exists());
 }
 
 #[test]

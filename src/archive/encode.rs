@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::SystemTime;
 
+use memmap2::{Mmap, MmapOptions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -72,9 +73,21 @@ pub struct Method {
 /// What compressing needs and is dear to make: kept from one segment to the next, and lent to no more threads at a time
 /// than there are cores, since more would only drive each other out of the caches.
 pub struct Bench {
+    way: Way,
     spare: Mutex<Vec<Tools>>,
     seats: Mutex<usize>,
     freed: Condvar,
+}
+
+/// How the pieces of a file come before the eyes of the compressor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Copied into memory of our own. A disk that fails and a file that was cut off are errors with a message.
+    Read,
+    /// Looked at where the kernel holds them, which saves copying them. A disk that fails and a file that is cut off
+    /// under our eyes end the process (SIGBUS): only for the worker, whose end costs a call no more than doing the
+    /// work itself, by reading.
+    Map,
 }
 
 /// What one thread compresses with.
@@ -95,8 +108,8 @@ struct Seat<'a>(&'a Bench);
 
 impl Bench {
     /// A bench with a seat for each core.
-    pub fn new(cores: usize) -> Self {
-        Bench { spare: Mutex::default(), seats: Mutex::new(cores.max(1)), freed: Condvar::new() }
+    pub fn new(cores: usize, way: Way) -> Self {
+        Bench { way, spare: Mutex::default(), seats: Mutex::new(cores.max(1)), freed: Condvar::new() }
     }
 
     fn sit_down(&self) -> Seat<'_> {
@@ -128,6 +141,16 @@ impl Source {
         let file = File::open(path).map_err(ArchiveError::io("open", path))?;
         let stamp = Stamp::of(&file).map_err(ArchiveError::io("look at", path))?;
         Ok(Source { path: path.to_owned(), file, stamp })
+    }
+
+    /// A piece where the kernel holds it; none where that cannot be had, or the file is not as long any more.
+    fn map(&self, offset: u64, length: usize) -> Option<Mmap> {
+        if length == 0 || self.file.metadata().ok()?.size() < offset + length as u64 {
+            return None;
+        }
+        // SAFETY: PostgreSQL writes no more to a file that it offers; one that is written to all the same is noticed by
+        // its stamp before the result is used, and what was compressed of it is thrown away.
+        unsafe { MmapOptions::new().offset(offset).len(length).populate().map(&self.file).ok() }
     }
 }
 
@@ -242,7 +265,6 @@ impl<'a> Press<'a> {
         bench: &'a Bench,
     ) -> Result<Self, ArchiveError> {
         let mut tools = bench.take_tools();
-        tools.plain.resize(PIECE.min(source.stamp.size as usize), 0);
         if tools.encoder.as_ref().is_none_or(|made| (made.encoding, made.level) != (method.encoding, method.level)) {
             let made = Encoder::new(method.encoding, method.level);
             tools.encoder = Some(made.map_err(ArchiveError::io("compress", &source.path))?);
@@ -254,8 +276,16 @@ impl<'a> Press<'a> {
     fn encode(&mut self, piece: u64, encoded: &mut Vec<u8>) -> Result<(), ArchiveError> {
         let offset = piece * PIECE as u64;
         let length = (self.source.stamp.size - offset).min(PIECE as u64) as usize;
-        let bytes = &mut self.tools.plain[..length];
-        self.source.file.read_exact_at(bytes, offset).map_err(ArchiveError::io("read", &self.source.path))?;
+        let mapped = if self.bench.way == Way::Map { self.source.map(offset, length) } else { None };
+        let bytes = match &mapped {
+            Some(mapped) => &mapped[..],
+            None => {
+                let plain = &mut self.tools.plain;
+                plain.resize(length, 0);
+                self.source.file.read_exact_at(plain, offset).map_err(ArchiveError::io("read", &self.source.path))?;
+                &plain[..]
+            }
+        };
         if length > 0 {
             (self.inspect)(offset, bytes)?;
         }
@@ -395,8 +425,9 @@ mod tests {
         std::fs::write(&path, content).expect("the source is written");
         let source = Source::open(&path).expect("the source opens");
         let method = Method { encoding, level: 0, threads, writer: "db1".to_owned() };
-        let payload = encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(()), &Bench::new(2))
-            .expect("it encodes");
+        let payload =
+            encode(&source, &folder.path().join("target"), &method, &|_, _| Ok(()), &Bench::new(2, Way::Read))
+                .expect("it encodes");
         (folder, payload)
     }
 
@@ -456,6 +487,6 @@ mod tests {
             let error = || ArchiveError::Refused { reason: String::new(), hint: String::new() };
             if offset == 2 * PIECE as u64 { Err(error()) } else { Ok(()) }
         };
-        assert!(encode(&source, &folder.path().join("target"), &method, &refuse, &Bench::new(2)).is_err());
+        assert!(encode(&source, &folder.path().join("target"), &method, &refuse, &Bench::new(2, Way::Read)).is_err());
     }
 }

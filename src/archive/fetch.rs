@@ -29,11 +29,12 @@ use crate::wal::segment::{Checker, Ending, Expected, SegmentReport};
 use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentSize, SystemId, WalName};
 
-/// How much is decoded, checked and written at a time, in bytes.
-const CHUNK: usize = 256 << 10;
+/// How much is decoded, checked and written at a time, in bytes: a whole frame as archive-wal writes them, which the
+/// decoder then needs no window of its own for.
+const CHUNK: usize = 1 << 20;
 
 /// How many such pieces are on their way from the decoder.
-const PIECES: usize = 4;
+const PIECES: usize = 2;
 
 /// Fetches files by one configuration. Shared by all threads of a process.
 pub struct Fetcher {

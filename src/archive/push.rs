@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::ArchiveError;
 use super::consumers;
 use super::delivery::{self, Delivery};
-use super::encode::{Bench, Method, Source, Stamp, encode};
+use super::encode::{Bench, Method, Source, Stamp, Way, encode};
 use super::layout;
 use super::places::{Site, Sites};
 use super::queue::Queue;
@@ -69,7 +69,7 @@ struct Origin {
 
 impl Pusher {
     /// A pusher with this configuration.
-    pub fn new(config: &Arc<Config>, sites: &Arc<Sites>) -> Self {
+    pub fn new(config: &Arc<Config>, sites: &Arc<Sites>, way: Way) -> Self {
         let spool = Spool::new(&config.local.spool);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Pusher {
@@ -77,7 +77,7 @@ impl Pusher {
             sites: Arc::clone(sites),
             spool,
             payloads: AtomicU64::new(0),
-            bench: Bench::new(cores),
+            bench: Bench::new(cores, way),
         }
     }
 

@@ -8,6 +8,8 @@ use crate::archive::ArchiveError;
 use crate::error::{Class, Explain};
 use crate::postgres::control::ControlError;
 use crate::postgres::error::PostgresError;
+use crate::postgres::own_settings::OwnSettingsError;
+use crate::postgres::server::ServerError;
 use crate::store::path::ParsePathError;
 use crate::store::ship::ShipError;
 use crate::store::{Place, StoreError};
@@ -31,11 +33,17 @@ pub enum BackupError {
     /// The control file.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The server of a data directory.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Our settings in a data directory.
+    #[error(transparent)]
+    Settings(#[from] OwnSettingsError),
     /// A file of this machine outside any archive.
     #[error("cannot {action} '{}'", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// Another run holds the lock.
-    #[error("another base-backup works on this node: {owner}")]
+    #[error("another run is at work: {owner}")]
     Busy { owner: String },
     /// A safety condition does not hold.
     #[error("{reason}")]
@@ -82,6 +90,8 @@ impl Explain for BackupError {
             BackupError::Ship(ShipError::Source { .. }) | BackupError::Io { .. } => Class::Storage,
             BackupError::Postgres(error) => error.class(),
             BackupError::Control(error) => error.class(),
+            BackupError::Server(error) => error.class(),
+            BackupError::Settings(error) => error.class(),
             BackupError::Busy { .. } => Class::Busy,
             BackupError::Refused { .. } => Class::Refused,
             BackupError::NoSuchBackup { .. } => Class::Absent,
@@ -97,6 +107,8 @@ impl Explain for BackupError {
             BackupError::Store(error) | BackupError::Ship(ShipError::Store(error)) => return error.hint(),
             BackupError::Postgres(error) => return error.hint(),
             BackupError::Control(error) => return error.hint(),
+            BackupError::Server(error) => return error.hint(),
+            BackupError::Settings(error) => return error.hint(),
             BackupError::Refused { hint, .. } | BackupError::NotArchived { hint, .. } => hint,
             BackupError::Busy { .. } => "Wait for it; its lock goes with its process.",
             BackupError::NoSuchBackup { .. } => "'base-backup list' shows every backup.",

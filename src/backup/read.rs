@@ -81,6 +81,11 @@ impl<'a> Contents<'a> {
         &self.chain.directories
     }
 
+    /// Every file it holds, without `backup_label`.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.chain.files.keys().map(String::as_str)
+    }
+
     /// Reads a small file that stands beside the objects; `None` where it is absent.
     pub fn small(&self, name: &str) -> Result<Option<Vec<u8>>, BackupError> {
         catalog::read(self.archive, &self.description.label, name, 1 << 26)

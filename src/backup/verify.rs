@@ -1,6 +1,6 @@
-//! Proves that a backup can be restored: every file is decoded, from the backups it builds on too, and compared with the
-//! manifest, and the WAL from its beginning to its end is read and checked. Only a drill that starts a server proves
-//! more.
+//! Proves that a backup can be restored: every file is decoded, from the backups it builds on too, and compared with
+//! the manifest, and the WAL from its beginning to its end is read and checked. Only a drill that starts a server
+//! proves more.
 
 use chrono::Local;
 

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::output;
 use super::run::Context;
 use crate::archive::ArchiveError;
+use crate::archive::encode::Way;
 use crate::archive::flush;
 use crate::archive::init;
 use crate::archive::places::Sites;
@@ -124,7 +125,7 @@ fn push_here(path: PathBuf, name: WalName, config: &Config, deadline: Deadline) 
     let (drained, wait_for_drain) = mpsc::channel();
     std::thread::spawn(move || {
         let sites = Arc::new(Sites::new(&config));
-        let pusher = Pusher::new(&config, &sites);
+        let pusher = Pusher::new(&config, &sites, Way::Read);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let pushed = pusher.push(&path, name, cores, deadline).map_err(Failure::from);
         let goes_on = pushed.is_ok();
@@ -226,7 +227,7 @@ fn drain_stopped_server(context: &Context) -> Result<u8, Failure> {
     };
     let leftovers = flush::plan(&pgdata)?;
     let sites = Arc::new(Sites::new(&config));
-    let pusher = Pusher::new(&config, &sites);
+    let pusher = Pusher::new(&config, &sites, Way::Read);
     let bar = output::progress(leftovers.len() as u64, "files", std::io::stderr().is_terminal());
     let (mut bytes, mut queued, mut discarded) = (0, 0, 0);
     for leftover in &leftovers {

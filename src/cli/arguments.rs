@@ -101,7 +101,7 @@ pub fn base_backup() -> Command {
              base-backup list\n       \
              base-backup show <LABEL>\n       \
              base-backup verify [LABEL]\n       \
-             base-backup restore <LABEL | latest> --to <DIR> [--map OID=DIR]\n       \
+             base-backup restore <LABEL | latest> --to <DIR> [--map OID=DIR] [--wal-dir DIR] [--delta]\n       \
              base-backup annotate <LABEL> --note KEY=VALUE\n       \
              base-backup keep <LABEL>\n       \
              base-backup release <LABEL>\n       \
@@ -141,6 +141,9 @@ pub fn base_backup() -> Command {
                 .requires("incremental"),
         )
         .arg(path("to", "restore: the data directory, empty or not there").long("to").value_name("DIR"))
+        .arg(path("wal-dir", "restore: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
+        .arg(flag("drop-wal", "restore: give up WAL that lies only in the older state's pg_wal"))
         .arg(
             text("map", "restore: put the tablespace OID into DIR; may be given again")
                 .long("map")

@@ -2,12 +2,13 @@
 //!
 //! `--json` prints, for take and show, the content of `backup.json`; for list `{"format":1,"backups":[…],
 //! "unfinished":[…],"unreadable":[{"label","why"}],"unusable":[{"label","why"}]}`; for verify
-//! `{"format":1,"backups":[{"label","good","problems"}]}`; for expire `{"format":1,"dry_run",…}` with every fate and
+//! `{"format":1,"backups":[{"label","good","problems"}]}`; for restore
+//! `{"format":1,"label","bytes","written","removed"}`; for expire `{"format":1,"dry_run",…}` with every fate and
 //! its reason.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::archive::places::{Archive, Sites};
 use crate::archive::spool::Spool;
 use crate::backup::catalog::{self, Description, Found, Label};
 use crate::backup::expire::{Report, Rules, expire};
-use crate::backup::restore::{Target, restore};
+use crate::backup::restore::{self, Target};
 use crate::backup::take::{Request, Wanted, lock, open, take};
 use crate::backup::{Watcher, chain, verify};
 use crate::config::Config;
@@ -37,6 +38,9 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("note", &["take", "annotate"]),
     ("to", &["restore"]),
     ("map", &["restore"]),
+    ("wal-dir", &["restore"]),
+    ("delta", &["restore"]),
+    ("drop-wal", &["restore"]),
     ("keep", &["expire"]),
     ("days", &["expire"]),
     ("jobs", &["take", "verify", "restore"]),
@@ -232,20 +236,33 @@ impl Scene<'_> {
         let description = self.named(archive)?;
         let pgdata = self.arguments.get_one::<PathBuf>("to").cloned();
         let pgdata = pgdata.ok_or_else(|| usage("restore needs a directory", "Name it with --to."))?;
-        let target = Target { pgdata, tablespaces: self.tablespaces()? };
+        let target = Target {
+            pgdata: absolute(&pgdata)?,
+            tablespaces: self.tablespaces()?,
+            wal: self.arguments.get_one::<PathBuf>("wal-dir").map(|dir| absolute(dir)).transpose()?,
+            delta: self.arguments.get_flag("delta"),
+            drop_wal: self.arguments.get_flag("drop-wal"),
+        };
         if self.context.dry_run {
+            restore::look(&description, &target, &restore::places(&description, &target)?)?;
             output::print(&format!("would restore '{}' into '{}'\n", description.label, target.pgdata.display()))?;
             return Ok(0);
         }
         let progress = Progress::new(self.context);
-        let restored = restore(archive, &description, &target, self.jobs(), &progress);
+        let restored = restore::restore(archive, &description, &target, self.jobs(), &progress);
         progress.end();
-        restored?;
-        if !self.context.quiet && !self.context.json {
+        let restored = restored?;
+        if self.context.json {
+            self.print_json(&json!({
+                "format": 1, "label": description.label, "bytes": restored.bytes, "written": restored.written,
+                "removed": restored.removed,
+            }))?;
+        } else if !self.context.quiet {
             output::print(&format!(
-                "restored '{}' into '{}'; set restore_command and make recovery.signal or standby.signal before starting it\n",
+                "restored '{}' into '{}'{}; set restore_command and make recovery.signal or standby.signal before starting it\n",
                 description.label,
-                target.pgdata.display()
+                target.pgdata.display(),
+                if target.delta { format!(", {} written", output::size(restored.written)) } else { String::new() },
             ))?;
         }
         Ok(0)
@@ -335,6 +352,11 @@ impl Scene<'_> {
         let json = serde_json::to_string_pretty(value).expect("because plain data has no reason not to become JSON");
         output::print(&format!("{json}\n"))
     }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| usage(&format!("'{}' is no path: {error}", path.display()), "Name a directory."))
 }
 
 fn usage(message: &str, hint: &str) -> Failure {

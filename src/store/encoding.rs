@@ -6,6 +6,10 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use serde::{Deserialize, Serialize};
 
+/// How much of a stored file is read ahead of the decoder, in bytes. Where a whole frame of Zstandard lies there and the
+/// reader asks for as much as it holds, it is decoded straight to where it is wanted.
+const AHEAD: usize = 2 << 20;
+
 /// The form of a stored file, told by the end of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -49,7 +53,7 @@ impl Encoding {
         if self == Encoding::None {
             return Ok(stored);
         }
-        let mut stored = BufReader::with_capacity(128 << 10, stored);
+        let mut stored = BufReader::with_capacity(AHEAD, stored);
         // Every encoder writes something even for an empty file; the decoders would take nothing for an empty one.
         if stored.fill_buf()?.is_empty() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stored file is empty"));

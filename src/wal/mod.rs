@@ -11,6 +11,7 @@ pub mod name;
 pub mod page;
 pub mod record;
 pub mod segment;
+pub mod target;
 pub mod timeline;
 
 pub use agree::{Agreement, agree_until};

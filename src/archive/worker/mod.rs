@@ -23,6 +23,7 @@ pub use protocol::{Reply, Request, What, ask};
 use self::lookahead::LookAhead;
 use self::prefetch::Prefetch;
 use super::ArchiveError;
+use super::encode::Way;
 use super::places::Sites;
 use super::push::Pusher;
 use super::spool::{Spool, remove_if_there};
@@ -76,7 +77,7 @@ pub fn run(config: Config) -> Result<(), ArchiveError> {
     let idle = config.archive.worker_idle;
     let config = Arc::new(config);
     let sites = Arc::new(Sites::new(&config));
-    let pusher = Arc::new(Pusher::new(&config, &sites));
+    let pusher = Arc::new(Pusher::new(&config, &sites, Way::Map));
     pusher.sweep();
     let worker = Arc::new(Worker {
         lookahead: Arc::new(LookAhead::new(&config, &pusher)),

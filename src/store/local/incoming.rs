@@ -22,7 +22,8 @@ pub struct Incoming {
     inner: Arc<Inner>,
     path: StorePath,
     temporary: TemporaryFile,
-    hash: Sha256,
+    /// None where the bytes came from the memory whose hash was announced.
+    hash: Option<Sha256>,
     size: u64,
 }
 
@@ -30,15 +31,23 @@ impl Incoming {
     /// Begins in an open folder, which must be a descriptor of its own: the lock belongs to it.
     pub(super) fn begin(inner: Arc<Inner>, path: &StorePath, folder: OwnedFd) -> std::io::Result<Self> {
         let temporary = TemporaryFile::create_at(folder)?;
-        Ok(Incoming { inner, path: path.clone(), temporary, hash: Sha256::new(), size: 0 })
+        Ok(Incoming { inner, path: path.clone(), temporary, hash: Some(Sha256::new()), size: 0 })
     }
 
     /// Writes the next bytes, under a temporary name.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.temporary.file_mut().write_all(bytes).map_err(|e| self.inner.error("write", &self.path, e))?;
-        self.hash.update(bytes);
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
         self.size += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Writes the whole file from the memory it was hashed in; a second hash of the same memory could find nothing.
+    pub(super) fn write_hashed(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.hash = None;
+        self.write(bytes)
     }
 
     /// Compares what arrived with size (bytes) and hash, makes it durable and gives it its name, unless the name or one
@@ -71,11 +80,12 @@ impl Incoming {
         if self.size != size {
             return Err(damaged(format!("{} bytes arrived of {size}", self.size)));
         }
-        let arrived: [u8; 32] = std::mem::take(&mut self.hash).finalize().into();
-        if arrived != sha256 {
-            return Err(damaged("its hash (SHA-256) is not the one that was announced".to_owned()));
+        match self.hash.take().map(|hash| <[u8; 32]>::from(hash.finalize())) {
+            Some(arrived) if arrived != sha256 => {
+                Err(damaged("its hash (SHA-256) is not the one that was announced".to_owned()))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The first of the path and its rivals that is there.
