@@ -314,6 +314,13 @@ impl Encoder {
     }
 }
 
+/// Compresses bytes into one frame of the method.
+pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+    let mut encoded = Vec::new();
+    Encoder::new(method.encoding, method.level)?.encode(bytes, &mut encoded)?;
+    Ok(encoded)
+}
+
 fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
     let mut compressor = zstd::bulk::Compressor::new(if level == 0 { 1 } else { level })?;
     compressor.include_checksum(true)?;

@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use self::output::{Gatherer, Output};
 pub use self::output::{encoded, plain};
 pub use self::pace::Pace;
+pub(super) use self::stretch::read_checked;
 use self::stretch::{Stretch, Tools};
 use super::blocks::{BlockSum, crc_of};
 use super::catalog::StoredFile;
@@ -213,7 +214,7 @@ impl Copier<'_> {
 }
 
 /// Opens a file; `None` where it has vanished, which is no error: the server removed it.
-fn open(source: &SourceFile) -> Result<Option<(File, Metadata)>, BackupError> {
+pub(super) fn open(source: &SourceFile) -> Result<Option<(File, Metadata)>, BackupError> {
     let file = match File::open(&source.file) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

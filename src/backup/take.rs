@@ -24,7 +24,7 @@ use super::catalog::{CLAIM, Claim, Description, Index, Label, Object, RESUME, St
 use super::copy::{Copier, Pace, encoded, remove};
 use super::parent::{self, Parent};
 use super::plan::{self, CONTROL, Stamp, Tree};
-use super::session::{LabelFile, Session, same_server};
+use super::session::{Session, same_server};
 use super::{BackupError, Watcher, manifest, wal};
 use crate::archive::encode::Method;
 use crate::archive::places::{Archive, Sites};
@@ -122,7 +122,8 @@ pub fn open(sites: &Sites, place: &str) -> Result<Archive, BackupError> {
     Ok(site.archive()?)
 }
 
-fn server_of(node: &Node) -> Result<(&Path, &str), BackupError> {
+/// The data directory and the connection string of a node.
+pub fn server_of(node: &Node) -> Result<(&Path, &str), BackupError> {
     let missing = |key: &str| {
         BackupError::refused(
             format!("the configuration does not say where the server of '{}' is: {key} is not set", node.name),
@@ -183,19 +184,10 @@ impl Run<'_> {
         let settled = settled(&control, session.is_standby());
         let copied = self.copy(&mut session, old, settled)?;
         self.request.watcher.phase("ending the backup");
-        session.confirm()?;
-        let stopped = session.stop()?;
+        let (stopped, label) = session.finish(self.timeline)?;
         let role = if session.is_standby() { "standby" } else { "primary" };
-        let now = session.facts()?.timeline;
-        if now != self.timeline {
-            return Err(BackupError::refused(
-                format!("the timeline changed from {} to {} while the backup was taken", self.timeline.0, now.0),
-                "Take the backup again; what is stored already is used where it has not changed.",
-            ));
-        }
         let standby = session.is_standby();
         drop(session);
-        let label = LabelFile::parse(&stopped.label)?;
         let range = manifest::WalRange { timeline: label.timeline, start: label.start, end: stopped.lsn };
         let (first, last) = self.segments(range);
         if standby {

@@ -124,8 +124,7 @@ impl Copier<'_> {
         Ok(done)
     }
 
-    /// Fills the buffer from an offset of whole pages as far as the file goes, and checks the pages: how many bytes
-    /// there are, and which pages stay wrong.
+    /// The same as [`read_checked`], held back to the pace, and told.
     pub(super) fn read(
         &self,
         source: &SourceFile,
@@ -134,24 +133,37 @@ impl Copier<'_> {
         offset: u64,
     ) -> Result<(usize, Vec<u32>), BackupError> {
         self.pace.spend(buffer.len() as u64);
-        let failed = |error| BackupError::io("read", &source.file)(error);
-        let count = read_at(file, buffer, offset).map_err(failed)?;
-        let bytes = &mut buffer[..count];
-        let mut damaged = Vec::new();
-        if let Some(first) = source.first_block.filter(|_| self.pages) {
-            let first = first.wrapping_add(u32::try_from(offset / PAGE as u64).unwrap_or(u32::MAX));
-            for page in unsound(bytes, first) {
-                let at = page * PAGE;
-                let block = first.wrapping_add(page as u32);
-                if !read_again(file, &mut bytes[at..at + PAGE], offset + at as u64, block).map_err(failed)? {
-                    log::error!("page checksum is wrong in '{}', block {block}", source.path);
-                    damaged.push(block);
-                }
-            }
-        }
+        let (count, damaged) = read_checked(source, file, buffer, offset, self.pages)?;
         self.watcher.advance(count as u64);
         Ok((count, damaged))
     }
+}
+
+/// Fills the buffer from an offset of whole pages as far as the file goes, and checks the pages where they carry
+/// checksums: how many bytes there are, and which pages stay wrong, counted over the relation.
+pub fn read_checked(
+    source: &SourceFile,
+    file: &File,
+    buffer: &mut [u8],
+    offset: u64,
+    pages: bool,
+) -> Result<(usize, Vec<u32>), BackupError> {
+    let failed = |error| BackupError::io("read", &source.file)(error);
+    let count = read_at(file, buffer, offset).map_err(failed)?;
+    let bytes = &mut buffer[..count];
+    let mut damaged = Vec::new();
+    if let Some(first) = source.first_block.filter(|_| pages) {
+        let first = first.wrapping_add(u32::try_from(offset / PAGE as u64).unwrap_or(u32::MAX));
+        for page in unsound(bytes, first) {
+            let at = page * PAGE;
+            let block = first.wrapping_add(page as u32);
+            if !read_again(file, &mut bytes[at..at + PAGE], offset + at as u64, block).map_err(failed)? {
+                log::error!("page checksum is wrong in '{}', block {block}", source.path);
+                damaged.push(block);
+            }
+        }
+    }
+    Ok((count, damaged))
 }
 
 /// Reads a page again until it is sound; `false` where it stays wrong.
