@@ -105,7 +105,8 @@ pub fn relay_wal() -> Command {
 pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
-            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+            "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
+             [--note KEY=VALUE] [--keep-it]\n       \
              base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
@@ -142,6 +143,16 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(flag(
+            "incremental",
+            "take: store only what differs from the newest usable backup; a full one if there is none",
+        ))
+        .arg(
+            text("parent", "take: let the incremental backup build on this one")
+                .long("parent")
+                .value_name("LABEL")
+                .requires("incremental"),
+        )
         .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
         .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))

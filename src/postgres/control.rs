@@ -54,6 +54,8 @@ pub struct ControlFile {
     pub redo: Lsn,
     /// The timeline of the latest checkpoint.
     pub checkpoint_timeline: TimelineId,
+    /// When the latest checkpoint began, in seconds since 1970 by the clock of the primary (`checkPointCopy.time`).
+    pub checkpoint_time: i64,
     /// Up to where a standby must recover before its data are consistent; invalid where no recovery is under way.
     pub min_recovery_point: Lsn,
     /// The timeline of that position; 0 where there is none.
@@ -205,6 +207,7 @@ impl ControlFile {
             checkpoint: Lsn(u64_at(bytes, 32)),
             redo: Lsn(u64_at(bytes, 40)),
             checkpoint_timeline: TimelineId(u32_at(bytes, 48)),
+            checkpoint_time: u64_at(bytes, 104).cast_signed(),
             min_recovery_point: Lsn(u64_at(bytes, 136)),
             min_recovery_timeline: TimelineId(u32_at(bytes, 144)),
             backup_start: Lsn(u64_at(bytes, 152)),

@@ -160,6 +160,9 @@ mod tests {
             segment_size: SegmentSize::new(16 << 20).expect("because it is a usual size"),
             wal_block_size: 8192,
             checksums: true,
+            backup_start: Lsn(0),
+            wal_log_hints: false,
+            marked: false,
         }
     }
 
