@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::sshd::{self, Sshd};
-use crate::support::workspace::{Account, make_dir};
-use crate::support::{Layout, Outcome, PATIENCE, Program, Server, wait_until};
+use crate::support::template;
+use crate::support::workspace::{Account, make_dir, write_file};
+use crate::support::{Binaries, Layout, Outcome, PATIENCE, Program, Server, wait_until};
 
 use pgwarm::archive::identity::Identity;
 use pgwarm::archive::spool::Spool;
@@ -30,13 +31,31 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Made once for a test process.
+    /// Made once for all test processes, as long as what this file says of it stays the same.
     pub fn get() -> &'static Stock {
         static STOCK: OnceLock<Stock> = OnceLock::new();
-        STOCK.get_or_init(Stock::make)
+        let binaries = Binaries::under_test();
+        let recipe = xxhash_rust::xxh3::xxh3_64(include_bytes!("scene.rs"));
+        let name = format!("stock-{}-{recipe:016x}", binaries.version);
+        STOCK.get_or_init(|| template::kept(binaries, &name, Stock::make, Stock::read))
     }
 
-    fn make() -> Stock {
+    /// Reads what was kept.
+    fn read(folder: &Path) -> Stock {
+        let read = |entry: fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, fs::read(entry.path()).expect("because nobody removes it"))
+        };
+        let files: Files = fs::read_dir(folder.join("wal")).expect("because it was made").flatten().map(read).collect();
+        let system = fs::read_to_string(folder.join("system")).expect("because it was made");
+        let stock = Stock { system: system.parse().expect("because it is a number"), files };
+        assert!(stock.timeline(1).len() >= SEGMENTS, "{:?}", stock.files.keys());
+        assert_eq!(stock.timeline(2).len(), 3, "{:?}", stock.files.keys());
+        assert!(stock.partial().ends_with(".partial") && stock.label().ends_with(".backup"));
+        stock
+    }
+
+    fn make(folder: &Path) {
         let builder = Server::builder("stock").wal_segsize(1).set("archive_mode", "on");
         let mut primary = builder.set("archive_timeout", 0).create();
         let archive = primary.dir().join("archive");
@@ -64,16 +83,12 @@ impl Stock {
         }
         let holds = |name: &str| archive.join(name).exists();
         wait_until(PATIENCE, "everything is archived", || holds(&last) && holds("00000002.history"));
-        let read = |entry: fs::DirEntry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            (name, fs::read(entry.path()).expect("because nobody removes it"))
-        };
-        let files: Files = fs::read_dir(&archive).expect("because it was made").flatten().map(read).collect();
-        let stock = Stock { system: primary.system_identifier(), files };
-        assert!(stock.timeline(1).len() >= SEGMENTS, "{:?}", stock.files.keys());
-        assert_eq!(stock.timeline(2).len(), 3, "{:?}", stock.files.keys());
-        assert!(stock.partial().ends_with(".partial") && stock.label().ends_with(".backup"));
-        stock
+        let kept = folder.join("wal");
+        make_dir(&kept);
+        for entry in fs::read_dir(&archive).expect("because it was made").flatten() {
+            fs::copy(entry.path(), kept.join(entry.file_name())).expect("because nobody removes it");
+        }
+        write_file(&folder.join("system"), &primary.system_identifier().to_string());
     }
 
     /// The whole segments of a timeline, oldest first.

@@ -1,6 +1,7 @@
-//! Data directories to start from: `initdb` runs once per version, segment size and account; every server gets a copy.
+//! What is dear to make and alike for all tests: made once, kept, and copied by every test that wants it.
 //!
-//! Promises: a template is complete or absent, whoever else makes the same one at the same time.
+//! Data directories to start from are such: `initdb` runs once per version, segment size and account.
+//! Promises: what is kept is complete or absent, whoever else makes the same one at the same time.
 //! A copy has the system identifier of its template, so all servers made from one seem to be one cluster; a test that
 //! needs strangers asks for a fresh identity and pays for a real `initdb`.
 
@@ -24,26 +25,37 @@ pub fn data_directory(binaries: &Binaries, segment_mib: u32, fresh: bool, pgdata
     if fresh {
         return initdb(binaries, segment_mib, pgdata);
     }
-    let account = Account::unprivileged();
+    let name = format!("data-{}-{segment_mib}-{}", binaries.version, Account::unprivileged().name);
+    kept(
+        binaries,
+        &name,
+        |made| initdb(binaries, segment_mib, &made.join("data")),
+        |kept| copy(&kept.join("data"), pgdata),
+    );
+}
+
+/// Uses what these binaries made once, under a name that says what it is; makes it where it is not there yet. `make`
+/// fills a directory that the unprivileged account can write to; `using` must not keep what it is shown.
+pub fn kept<T>(binaries: &Binaries, name: &str, make: impl FnOnce(&Path), using: impl FnOnce(&Path) -> T) -> T {
     let store = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let template = store.join(format!("initdb-{}-{segment_mib}-{}", binaries.version, account.name));
+    let kept = store.join(name);
     // Made with the same binaries; a package upgrade within the same minor version makes a new one.
-    let is_current = || template.metadata().is_ok_and(|made| made.mtime() >= binaries.changed_at);
-    let lock = lock_file(store);
+    let is_current = || kept.metadata().is_ok_and(|made| made.mtime() >= binaries.changed_at);
+    let lock = lock_file(store, name);
     hold(&lock, FlockOperation::LockShared);
     if !is_current() {
         // Letting go first: two holders of a shared lock that both wait for the other would wait for ever.
         hold(&lock, FlockOperation::Unlock);
         hold(&lock, FlockOperation::LockExclusive);
         if !is_current() {
-            make(binaries, segment_mib, &template);
+            fill(name, &kept, make);
         }
     }
-    copy(&template, pgdata);
+    using(&kept)
 }
 
-fn lock_file(store: &Path) -> File {
-    let path = store.join("initdb.lock");
+fn lock_file(store: &Path, name: &str) -> File {
+    let path = store.join(format!("{name}.lock"));
     fs::create_dir_all(store)
         .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
         .unwrap_or_else(|error| panic!("could not open '{}': {error}", path.display()))
@@ -54,24 +66,24 @@ fn hold(lock: &File, how: FlockOperation) {
 }
 
 /// Called with the lock held exclusively.
-fn make(binaries: &Binaries, segment_mib: u32, template: &Path) {
-    // The account may be unable to reach the build directory, so initdb runs in the workspace.
+fn fill(name: &str, kept: &Path, make: impl FnOnce(&Path)) {
+    // The account may be unable to reach the build directory, so it is made in the workspace.
     let workspace = Workspace::shared();
-    let made = workspace.fresh_dir("initdb");
-    initdb(binaries, segment_mib, &made.join("data"));
-    let half = template.with_file_name("initdb.half");
-    for stale in [half.as_path(), template] {
+    let made = workspace.fresh_dir("kept");
+    make(&made);
+    let half = kept.with_file_name(format!("{name}.half"));
+    for stale in [half.as_path(), kept] {
         if stale.exists() {
             fs::remove_dir_all(stale).unwrap_or_else(|error| panic!("could not remove '{}': {error}", stale.display()));
         }
     }
-    copy(&made.join("data"), &half);
+    copy(&made, &half);
     // Its age says which binaries made it.
     File::open(&half)
         .and_then(|dir| dir.set_modified(SystemTime::now()))
-        .and_then(|()| fs::rename(&half, template))
+        .and_then(|()| fs::rename(&half, kept))
         .and_then(|()| fs::remove_dir_all(&made))
-        .unwrap_or_else(|error| panic!("could not keep '{}': {error}", template.display()));
+        .unwrap_or_else(|error| panic!("could not keep '{}': {error}", kept.display()));
 }
 
 fn initdb(binaries: &Binaries, segment_mib: u32, pgdata: &Path) {
