@@ -1,4 +1,4 @@
-//! `cluster-monitor` on a real cluster: a primary, two standbys of which one follows the other, a dr node and a witness.
+//! `cluster-monitor` on a real cluster: a primary, a standby, one that follows that, a dr node and a witness.
 //!
 //! The dr node and the witness run no server; every daemon here is the program itself.
 

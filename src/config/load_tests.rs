@@ -133,7 +133,10 @@ fn what_does_not_hold_together_is_refused_at_its_line() {
         ("[archive]\ndeadline = 20s\n", "ssh.deadline (30s) is longer than archive.deadline (20s)"),
         ("[ssh]\ndead_after = 40s\n", "pgwarm.ini:10: ssh.dead_after (40s) is longer than ssh.deadline (30s)"),
         ("[check]\nfree_warning = 5\n", "pgwarm.ini:10: check.free_warning (5) comes after check.free_critical (10)"),
-        ("[check]\nlag_warning = 5GB\n", "pgwarm.ini:10: check.lag_warning (5GiB) comes after check.lag_critical (4GiB)"),
+        (
+            "[check]\nlag_warning = 5GB\n",
+            "pgwarm.ini:10: check.lag_warning (5GiB) comes after check.lag_critical (4GiB)",
+        ),
         ("[monitor]\nhttp = here\n", "pgwarm.ini:10: monitor.http = 'here' is no port and no address:port"),
         ("[monitor]\ndeadline = 4s\n", "monitor.deadline (4s) is longer than monitor.lost_after (3s)"),
         ("[node.db1]\nid = 7\n[node.db3]\nid = 7\n", "nodes 'db1' and 'db3' both have the id 7"),

@@ -249,7 +249,9 @@ impl Desk {
                 };
                 // What the server will never take must not hold up what comes after it.
                 let refused = matches!(written, Err(PostgresError::Query { .. }));
-                written.inspect_err(|error| log::warn!("{error}")).or_else(|error| if refused { Ok(()) } else { Err(error) })
+                written
+                    .inspect_err(|error| log::warn!("{error}"))
+                    .or_else(|error| if refused { Ok(()) } else { Err(error) })
             });
             if written.is_none() {
                 self.waiting.push_front(waiting);
