@@ -1,4 +1,4 @@
-//! `cluster-monitor` on a real cluster: a primary, two standbys of which one follows the other, a dr node and a witness.
+//! `cluster-monitor` on a real cluster: a primary, a standby, one that follows that, a dr node and a witness.
 //!
 //! The dr node and the witness run no server; every daemon here is the program itself.
 
@@ -50,7 +50,7 @@ fn nodes_are_registered_as_what_they_are_and_strangers_are_not() {
     scene.run("db1", &["unregister"]).expect_code(20);
     scene.run("w", &["unregister"]).expect_ok();
     scene.run("w", &["unregister"]).expect_code(1);
-    let names = "select string_agg(event, ',' order by id) from pgwarm.repl_events";
+    let names = "select string_agg(event, ',' order by event_timestamp) from pgwarm.repl_events";
     let expected = "cluster_created,primary_register,standby_register,standby_register,dr_register,witness_register,\
                     witness_unregister";
     assert_eq!(scene.db1.query(names), expected);

@@ -1,6 +1,6 @@
 //! Tells of an event: `event_notification_command`, as repmgr's users know it, and the hooks of `[notify]`.
 //!
-//! The command is a list of words, split once when the configuration is read; what `%n` and the others stand for becomes
+//! The command is a list of words, split once when the configuration is read; what `%n` and others stand for becomes
 //! a part of one word, whatever is in it, and no shell sees it. The event goes to its standard input as JSON too. A
 //! command that fails or hangs is logged; it never fails or holds up who announces for longer than `notify.deadline`.
 

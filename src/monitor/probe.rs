@@ -90,7 +90,14 @@ impl Probe {
         let mut seen = sample(connection)?;
         let mut extra = Extra::default();
         if full {
-            extra.registry = Registry::read(connection)?;
+            extra.registry = match Registry::read(connection) {
+                // One of an older version, or one that the role may not read: the server itself answers all the same.
+                Err(error @ PostgresError::Query { .. }) => {
+                    log::debug!("{}", Failure::of(&error).message);
+                    None
+                }
+                read => read?,
+            };
             if seen.archive_mode != "off" {
                 extra.ready = Some(ready(connection)?);
             }

@@ -3,7 +3,6 @@
 //! A step that has run is never run again and never changed; what a newer version needs is a new step. A schema that is
 //! newer than this program is left alone and used: steps only add.
 
-use super::registry::Registry;
 use crate::error::{Class, Explain};
 use crate::postgres::connection::{Connection, Statement};
 use crate::postgres::error::PostgresError;
@@ -129,16 +128,4 @@ pub fn script(cluster: &str, from: i32) -> String {
     let version = SET_VERSION.text.replace("$1", &VERSION_NOW.to_string()).replace("$2", &format!("'{quoted}'"));
     let all: Vec<&str> = steps.chain([version.trim_end()]).collect();
     format!("BEGIN;\n{}\n;\n{}COMMIT;\n", all.join("\n"), GRANTS.text)
-}
-
-/// The registry, with the schema brought up to date first.
-pub fn registry(connection: &mut Connection, cluster: &str) -> Result<(Brought, Registry), SchemaError> {
-    let brought = bring_up_to_date(connection, cluster)?;
-    let read = Registry::read(connection)?;
-    let registry = read.ok_or_else(|| PostgresError::Answer {
-        server: connection.server().to_owned(),
-        statement: "registry".to_owned(),
-        detail: "no schema where there was one a moment ago".to_owned(),
-    })?;
-    Ok((brought, registry))
 }

@@ -1,6 +1,6 @@
 //! The cluster as one picture: what was seen of every node, put together. Pure.
 //!
-//! [`Watched`] is what was gathered; [`View::of`] makes the picture of it: who is the primary, who follows whom, how far
+//! [`Watched`] is what was gathered; [`View::of`] makes the picture: who is the primary, who follows whom, how far
 //! each node is on every path. `--json`, `/status.json` and the page all show this one form. Whether something is wrong
 //! is judged in `judge`. What is not known stays `null` here and is never shown as a zero.
 

@@ -1,6 +1,6 @@
 //! Speaks to the supervisor that started us, as systemd understands it (sd_notify): ready, alive, what we are doing.
 //!
-//! Without `NOTIFY_SOCKET` in the environment there is nobody to speak to, and nothing happens. A message that cannot be
+//! Without `NOTIFY_SOCKET` in the environment nobody is there to speak to, and nothing happens. What cannot be
 //! sent is not sent again: the supervisor draws its own conclusions.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! The cluster of these tests: `db1` is the primary and archives to `dr1`, `db2` follows it and is synchronous by quorum,
+//! The cluster of these tests: `db1` is the primary and archives to `dr1`, `db2` follows it, synchronous by quorum,
 //! `db3` follows `db2`, `dr1` holds an archive and no server, `w` votes.
 //!
 //! Leaves out: an sshd, so nothing is relayed; what reaches `dr1` is a test's to put there.

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -90,8 +89,7 @@ impl<'a> Gatherer<'a> {
 
 /// Bytes as a payload that needs no file.
 pub fn plain(bytes: Vec<u8>) -> Payload {
-    let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes).into());
-    Payload { file: PathBuf::new(), memory: Some(Arc::new(bytes)), size, sha256, encoding: Encoding::None }
+    Payload::in_memory(PathBuf::new(), bytes, Encoding::None)
 }
 
 /// Bytes, encoded as one piece, as a payload that needs no file.
@@ -99,5 +97,5 @@ pub fn encoded(bytes: &[u8], encoding: Encoding) -> Result<Payload, BackupError>
     let mut encoded = Vec::new();
     let done = Encoder::new(encoding, 0).and_then(|mut encoder| encoder.encode(bytes, &mut encoded));
     done.map_err(BackupError::io("compress", "a small file"))?;
-    Ok(Payload { encoding, ..plain(encoded) })
+    Ok(Payload::in_memory(PathBuf::new(), encoded, encoding))
 }

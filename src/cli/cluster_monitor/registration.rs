@@ -32,7 +32,7 @@ pub fn register(arguments: &ArgMatches, context: &Context, expected: Option<&str
     let node = wanted(arguments, &config)?;
     let view = gather(&config).view(&config, &Tide::new(2));
     let mut records = records(&config, &view)?;
-    let (created, registry) = registry(&mut records, context)?;
+    let registry = registry(&mut records, context)?;
     let archive_system = archive_system(&config, &node.name);
     let force = arguments.get_flag("force");
     let wish = Wish { node, expected, archive_system: archive_system.as_deref(), place: place(&config, node), force };
@@ -41,9 +41,11 @@ pub fn register(arguments: &ArgMatches, context: &Context, expected: Option<&str
         log::warn!("{notice}");
     }
     if !context.dry_run && !plan.unchanged {
+        // Only now: a registration that is refused changes nothing.
+        let brought = schema::bring_up_to_date(records.connection(), &config.cluster.name)?;
         records.register(&plan.row)?;
         let mut events = Vec::new();
-        if created {
+        if brought.from == 0 {
             events.push(event(&view, "cluster_created", &plan.row.name, "the monitor's schema was made".to_owned()));
         }
         events.push(event(&view, &format!("{}_register", plan.row.role), &plan.row.name, details(&plan)));
@@ -53,13 +55,13 @@ pub fn register(arguments: &ArgMatches, context: &Context, expected: Option<&str
     Ok(0)
 }
 
-/// The registry, made or brought up to date where that is needed and not a dry run. True where there was none.
-fn registry(records: &mut Records, context: &Context) -> Result<(bool, Option<Registry>), Failure> {
-    if context.dry_run {
-        return Ok((false, Registry::read(records.connection())?));
+/// The registry, brought up to date where it is there and this is no dry run.
+fn registry(records: &mut Records, context: &Context) -> Result<Option<Registry>, Failure> {
+    let there = schema::version(records.connection())?.is_some();
+    if there && !context.dry_run {
+        schema::bring_up_to_date(records.connection(), &context.config.cluster.name)?;
     }
-    let (brought, registry) = schema::registry(records.connection(), &context.config.cluster.name)?;
-    Ok((brought.from == 0, Some(registry)))
+    Ok(Registry::read(records.connection())?)
 }
 
 /// The system identifier of this node's own archive, if it has one.

@@ -157,6 +157,10 @@ impl Desk {
         self.locks.retain(|(until, _)| !until.expired());
         match job {
             Job::Scene { primary, others, paused } => {
+                // What was open to a primary that is gone is of no use when it comes back.
+                if primary != self.primary {
+                    self.forget_connection();
+                }
                 (self.primary, self.others, self.paused) = (primary, others, paused);
                 self.catch_up();
             }
@@ -238,11 +242,18 @@ impl Desk {
     fn catch_up(&mut self) {
         let mut told = false;
         while let Some(waiting) = self.waiting.pop_front() {
-            let written = self.write(|records| match waiting.change {
-                true => records.catch_up(&waiting.event),
-                false => records.record(&waiting.event),
+            let written = self.write(|records| {
+                let written = match waiting.change {
+                    true => records.catch_up(&waiting.event),
+                    false => records.record(&waiting.event),
+                };
+                // What the server will never take must not hold up what comes after it.
+                let refused = matches!(written, Err(PostgresError::Query { .. }));
+                written
+                    .inspect_err(|error| log::warn!("{error}"))
+                    .or_else(|error| if refused { Ok(()) } else { Err(error) })
             });
-            if written.is_none() && !self.schema {
+            if written.is_none() {
                 self.waiting.push_front(waiting);
                 return;
             }

@@ -1,4 +1,4 @@
-//! Lag over time as the page draws it: a point a node every few seconds, for an hour. Bounded, and gone with the daemon.
+//! Lag over time as the page draws it: a point a node every few seconds, for an hour. It goes with the daemon.
 
 use std::collections::{BTreeMap, VecDeque};
 

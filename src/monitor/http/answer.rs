@@ -77,7 +77,7 @@ fn is_primary(view: &View, own: Option<&NodeView>) -> bool {
     own.is_some_and(|own| view.primary.as_ref() == Some(&own.name))
 }
 
-/// A standby that runs, and is near enough to the primary where a distance is asked for. An unknown distance is too far.
+/// A standby that runs, and is near enough to the primary where a distance is asked for. An unknown one is too far.
 fn replica(request: &Request, own: Option<&NodeView>) -> Answer {
     let standby = own.is_some_and(|own| own.role == Role::Standby);
     match request.size("lag") {

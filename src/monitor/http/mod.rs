@@ -1,4 +1,4 @@
-//! A small HTTP server: answers load balancers, Prometheus and people from what the daemon shows. Off unless configured.
+//! A small HTTP server: answers load balancers, Prometheus and people from the daemon's memory. Off unless configured.
 //!
 //! It reads one request a connection and closes it: every answer is made from memory, so there is nothing to keep open.
 //! A connection has a deadline and there are few at a time, so a slow or hostile client costs a thread for a moment and

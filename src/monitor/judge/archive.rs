@@ -28,7 +28,7 @@ pub fn judge(view: &View, node: &NodeView, limits: &Limits<'_>) -> Vec<Finding> 
     findings
 }
 
-/// The archiver works: its last call succeeded, and nothing waits for long. Deaths by a signal are only seen by the wait.
+/// The archiver works: its last call succeeded, and nothing waits for long. Only the wait shows a death by a signal.
 fn judge_archiver(node: &NodeView, archiver: &ArchiverView, limits: &Limits<'_>) -> Finding {
     let check = limits.check;
     let (warning, critical) = (check.queue_age_warning.as_secs_f64(), check.queue_age_critical.as_secs_f64());

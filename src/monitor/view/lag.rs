@@ -1,4 +1,4 @@
-//! How far a node is behind, in one form for all paths: sent, written, flushed, replayed, archived, relayed, restorable.
+//! How far a node is behind, one form for all paths: sent, written, flushed, replayed, archived, relayed, restorable.
 //! Pure.
 //!
 //! Distances are taken from the primary's position, in bytes and in seconds; where no primary answers, from the

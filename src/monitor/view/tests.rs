@@ -264,7 +264,8 @@ proptest! {
             (lag("db2").replayed, replayed),
             (lag("dr1").relayed, tip),
         ] {
-            prop_assert_eq!(mark.and_then(|mark| mark.bytes), position.map(|position| primary_at.saturating_sub(position)));
+            let distance = position.map(|position| primary_at.saturating_sub(position));
+            prop_assert_eq!(mark.and_then(|mark| mark.bytes), distance);
             // Without a record of the primary's positions the only time that is known is that of no distance.
             let seconds = mark.and_then(|mark| mark.seconds);
             prop_assert!(seconds.is_none() || mark.and_then(|mark| mark.bytes) == Some(0));

@@ -108,6 +108,7 @@ fn backup(hour: u32, timeline: u32, first: u64, last: u64, stopped: i64) -> Desc
         index_sha256: String::new(),
         annotations: BTreeMap::new(),
         keep: false,
+        failed: None,
         verified: None,
     }
 }

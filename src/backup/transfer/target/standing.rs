@@ -154,6 +154,7 @@ mod tests {
             state,
             checkpoint: Lsn(checkpoint),
             redo: Lsn(checkpoint),
+            checkpoint_time: 0,
             checkpoint_timeline: TimelineId(timeline),
             min_recovery_point: Lsn(0),
             min_recovery_timeline: TimelineId(0),
