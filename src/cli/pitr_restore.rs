@@ -67,7 +67,7 @@ impl Scene<'_> {
             Err(refusal) => return self.refuse(&refusal),
         };
         let into = match asked::place(self.arguments)? {
-            Some(target) => self.into_words(&self.backup(&plan)?, &target)?,
+            Some(target) => self.restore_words(&self.backup(&plan)?, &target)?,
             None => String::new(),
         };
         match self.context.json {
@@ -131,7 +131,7 @@ impl Scene<'_> {
         Ok(way)
     }
 
-    fn into_words(&self, backup: &Description, target: &restore::Target) -> Result<String, Failure> {
+    fn restore_words(&self, backup: &Description, target: &restore::Target) -> Result<String, Failure> {
         let way = match self.fits(backup, target)? {
             Way::Fresh => "empty or not there",
             Way::Delta => "an older state of the same system, of which only what differs is written",
