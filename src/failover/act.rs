@@ -24,6 +24,7 @@ use super::observe::Observer;
 use super::plan::{Plan, Step};
 use super::report::Report;
 use super::rules::{Intent, Policy};
+use crate::archive::encode::Way;
 use crate::archive::places::Sites;
 use crate::archive::push::Pusher;
 use crate::archive::spool::Spool;
@@ -126,7 +127,7 @@ impl<'a> Scene<'a> {
     }
 
     pub(super) fn pusher(&self) -> Pusher {
-        Pusher::new(self.config, &self.sites)
+        Pusher::new(self.config, &self.sites, Way::Read)
     }
 
     pub(super) fn node(&self, name: &str) -> Result<&Node, Failure> {

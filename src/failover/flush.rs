@@ -22,6 +22,7 @@ use super::handover;
 use super::observation::Handover;
 use super::observe::end_of_wal;
 use super::report::Phase;
+use crate::archive::encode::Way;
 use crate::archive::flush::{last_segment, plan};
 use crate::archive::layout;
 use crate::archive::push::Pusher;
@@ -184,7 +185,7 @@ fn ship(scene: &Scene<'_>) -> Result<((), String), Failure> {
     let leftovers = plan(scene.server.pgdata())?;
     let mut wider = Config::clone(scene.config);
     wider.archive.to = places(scene);
-    let pusher = Pusher::new(&Arc::new(wider), &scene.sites);
+    let pusher = Pusher::new(&Arc::new(wider), &scene.sites, Way::Read);
     let mut waiting = BTreeSet::new();
     for leftover in &leftovers {
         let deadline = Deadline::after(scene.config.archive.deadline);
