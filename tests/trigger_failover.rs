@@ -1,4 +1,5 @@
-//! `trigger-failover` on real servers behind real sshds: when it promotes, when it refuses, and what becomes of the WAL.
+//! `trigger-failover` on real servers behind real sshds: when it promotes, when it refuses, and what becomes of the
+//! WAL.
 
 mod support;
 

@@ -265,8 +265,8 @@ fn plan_again(scene: &Scene<'_>, journal: &mut Journal, policy: &Policy) -> Resu
     Ok(verdict.plan.clone().ok_or(verdict))
 }
 
-/// What is allowed once an operation is under way: its own claim is no obstacle, and a switchover whose primary has been
-/// flushed is a failover from then on.
+/// What is allowed once an operation is under way: its own claim is no obstacle, and a switchover whose primary has
+/// been flushed is a failover from then on.
 fn policy_now(journal: &Journal, policy: &Policy) -> Policy {
     let mut now = policy.clone();
     now.claim = Some(journal.id());
@@ -344,7 +344,8 @@ fn act(
     }
 }
 
-/// Looks once more, just before there is no way back: whoever may have come alive, claimed or archived meanwhile counts.
+/// Looks once more, just before there is no way back: whoever may have come alive, claimed or archived meanwhile
+/// counts.
 fn decide_again(
     scene: &Scene<'_>,
     journal: &mut Journal,

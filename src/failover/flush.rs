@@ -1,10 +1,10 @@
 //! The primary's half of a switchover: it stops in order, everything it wrote is elsewhere, and it says so.
 //!
-//! The first checkpoint is made while clients still write, so that little is left for the last one. From a smart stop on
-//! nobody new is let in; what is in the log by then is switched away and archived; then sessions are ended. The control
-//! file proves that the stop was clean, the places prove that they hold its last record, and only then the handover is
-//! written down. Killed anywhere, it is run again and goes on; [`undo`] starts the primary again as long as nobody has
-//! taken over.
+//! The first checkpoint is made while clients still write, so that little is left for the last one. From a smart stop
+//! on nobody new is let in; what is in the log by then is switched away and archived; then sessions are ended. The
+//! control file proves that the stop was clean, the places prove that they hold its last record, and only then the
+//! handover is written down. Killed anywhere, it is run again and goes on; [`undo`] starts the primary again as long
+//! as nobody has taken over.
 
 mod back;
 mod stop;

@@ -1,4 +1,5 @@
-//! How far a change of role has come: lines appended to a file of the spool, each durable before anything depends on it.
+//! How far a change of role has come: lines appended to a file of the spool, each durable before anything depends on
+//! it.
 //!
 //! A step is written down before it is begun and after it is done. Whoever comes after a crash reads the lines, knows
 //! what the operation was about and which claim is its own, decides again, and carries the steps out again: each looks

@@ -1,5 +1,5 @@
-//! Which transactions would be lost: the commits in WAL that lies elsewhere, behind the place where a new timeline is to
-//! begin. Read for people, before anything is done; what cannot be read is not listed.
+//! Which transactions would be lost: the commits in WAL that lies elsewhere, behind the place where a new timeline is
+//! to begin. Read for people, before anything is done; what cannot be read is not listed.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Finds out what can be found out, everything at the same time, each question with a deadline of its own.
 //!
-//! The own data directory comes first, since what the others hold is asked from the end of the own WAL on. A second look
-//! asks again what may have changed and keeps, with its age, what costs much and cannot have.
+//! The own data directory comes first, since what the others hold is asked from the end of the own WAL on. A second
+//! look asks again what may have changed and keeps, with its age, what costs much and cannot have.
 
 mod archives;
 mod contact;

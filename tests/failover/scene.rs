@@ -1,8 +1,8 @@
 //! A primary, its standby and a dr node that streams as well, each behind an sshd of its own, so that a machine can be
 //! switched off and the others stay.
 //!
-//! Promises: WAL goes the way of a real cluster: our programs are `archive_command` and `restore_command` everywhere, and
-//! every node has an archive. On each node our programs are found under a path of their own that reads that node's
+//! Promises: WAL goes the way of a real cluster: our programs are `archive_command` and `restore_command` everywhere,
+//! and every node has an archive. On each node our programs are found under a path of their own that reads that node's
 //! configuration, as they would on a machine of its own.
 
 #![allow(dead_code)]

@@ -16,8 +16,8 @@ use crate::system::process::Call;
 
 /// $1: the data directory; $2: how many tenths of a second each way of stopping gets.
 ///
-/// A frozen process takes no signal but the last one, so that comes in the end whatever happens. Everything that has the
-/// data directory as its working directory counts.
+/// A frozen process takes no signal but the last one, so that comes in the end whatever happens. Everything that has
+/// the data directory as its working directory counts.
 const STOP: &str = r#"echo "pgwarm-answer 1"
 dir=$(cd -- "$1" && pwd -P) || { echo "no such directory"; exit 1; }
 left() {

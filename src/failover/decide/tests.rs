@@ -517,7 +517,8 @@ proptest! {
             let fresh = other.contact.within(policy.age_max);
             let writes = matches!(fresh, Some(Contact::Primary | Contact::Answers(_) | Contact::Hung(_)));
             let machine = other.view.within(policy.age_max).map(|view| view.server);
-            let standby = machine == Some(Serving::Standby) && !matches!(fresh, Some(Contact::Primary | Contact::Hung(_)));
+            let surely = matches!(fresh, Some(Contact::Primary | Contact::Hung(_)));
+            let standby = machine == Some(Serving::Standby) && !surely;
             let may = (writes && !standby) || machine == Some(Serving::Primary);
             prop_assert!(!may || seen.is_fenced(&other.name) || fences_first(&plan, &other.name), "{}", other.name);
         }
@@ -551,7 +552,8 @@ proptest! {
         let own = seen.own.is().expect("because a plan needs it");
         prop_assert!(plan.fork >= own.wal_end);
         for other in &seen.others {
-            let Some(view) = other.view.within(policy.age_max).filter(|view| view.history == own.history) else { continue };
+            let same = |view: &&View| view.history == own.history;
+            let Some(view) = other.view.within(policy.age_max).filter(same) else { continue };
             prop_assert!(plan.fork >= view.wal_end, "{} has WAL up to {}", other.name, view.wal_end);
         }
         for holder in &seen.archives {
@@ -574,7 +576,8 @@ proptest! {
         let late = plan.steps[promotes + 1..].iter().any(|step| ["fence", "disarm"].contains(&step.word()));
         prop_assert!(!late);
         prop_assert_eq!(plan.steps.iter().filter(|step| step.is_irreversible()).count(), 1);
-        let begun = seen.archives.iter().filter_map(|holder| holder.holds.within(policy.age_max)).map(|held| held.newest.timeline);
+        let known = seen.archives.iter().filter_map(|holder| holder.holds.within(policy.age_max));
+        let begun = known.map(|held| held.newest.timeline);
         prop_assert!(begun.into_iter().all(|begun| plan.timeline > begun));
     }
 

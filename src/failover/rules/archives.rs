@@ -109,8 +109,8 @@ pub fn holdings<'a>(case: &'a Case<'_>) -> Vec<(&'a Holder, &'a Holdings)> {
     case.seen.archives.iter().filter_map(known).collect()
 }
 
-/// Up to where WAL can be had without a gap: from the own files, the archives and the queue together, and from the files
-/// of nodes that do not write any more.
+/// Up to where WAL can be had without a gap: from the own files, the archives and the queue together, and from the
+/// files of nodes that do not write any more.
 pub fn target(case: &Case<'_>) -> Lsn {
     let Some(own) = case.own() else { return Lsn::INVALID };
     let others = sources(case);
