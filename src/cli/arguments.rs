@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use super::PROGRAMS;
 use crate::config::{Source, value};
 use crate::store::serve::is_plain_name;
+use crate::wal::Lsn;
 
 /// The command of every program, for completions and manual pages.
 pub fn all() -> Vec<Command> {
@@ -22,7 +23,7 @@ pub fn archive_wal() -> Command {
     configured("archive-wal", "Archives one WAL file to the places that the configuration names")
         .override_usage(
             "archive-wal [OPTIONS] <PATH> [NAME]\n       \
-             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm | --refuse | --discard | --status>",
+             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm [NODE] | --disarm NODE | --refuse | --discard | --status>",
         )
         .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
         .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
@@ -34,7 +35,14 @@ pub fn archive_wal() -> Command {
                 .num_args(0..=1)
                 .default_missing_value(""),
         )
-        .arg(flag("arm", "Ship again, whatever the configuration says"))
+        .arg(
+            text("arm", "Ship again, whatever the configuration says; with NODE: to the archive of that node")
+                .long("arm")
+                .value_name("NODE")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(text("disarm", "Take the archive of NODE out until it is armed again").long("disarm").value_name("NODE"))
         .arg(flag("refuse", "Refuse every file, so that PostgreSQL keeps it"))
         .arg(flag("discard", "Throw WAL away; needs archive.discard_confirmation"))
         .arg(flag("status", "Show queues, places and the switch"))
@@ -42,7 +50,7 @@ pub fn archive_wal() -> Command {
         .arg(flag("no-worker", "Do the work in this process"))
         .group(
             ArgGroup::new("job")
-                .args(["path", "flush", "init", "arm", "refuse", "discard", "status", "worker", "show-config"])
+                .args(["path", "flush", "init", "arm", "disarm", "refuse", "discard", "status", "worker", "show-config"])
                 .required(true),
         )
 }
@@ -97,7 +105,8 @@ pub fn relay_wal() -> Command {
 pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
-            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+            "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
+             [--note KEY=VALUE] [--keep-it]\n       \
              base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
@@ -134,6 +143,16 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(flag(
+            "incremental",
+            "take: store only what differs from the newest usable backup; a full one if there is none",
+        ))
+        .arg(
+            text("parent", "take: let the incremental backup build on this one")
+                .long("parent")
+                .value_name("LABEL")
+                .requires("incremental"),
+        )
         .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
         .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
@@ -160,10 +179,189 @@ pub fn base_backup() -> Command {
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
 }
 
+/// `trigger-failover`: makes this node the primary.
+pub fn trigger_failover() -> Command {
+    const LIFTS: &str = "What lifts a rule";
+    configured("trigger-failover", "Makes this standby the primary, if nothing speaks against it")
+        .override_usage(
+            "trigger-failover [OPTIONS] [--fast | --target TIME | --switchover]\n       \
+             trigger-failover --abort\n       \
+             trigger-failover --rules",
+        )
+        .arg(flag("fast", "Open with what is here; what others have is not fetched"))
+        .arg(
+            text("target", "Open as of TIME, with offset, such as '2026-03-01 12:00:00+01:00'")
+                .short('R')
+                .long("target")
+                .value_name("TIME"),
+        )
+        .arg(flag("switchover", "Change places with the primary, which is alive"))
+        .arg(flag("fence", "Stop whoever may take writes first").help_heading(LIFTS))
+        .arg(
+            text("down", "NODE is certainly off or cut off from its clients; may be given again")
+                .long("down")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .help_heading(LIFTS),
+        )
+        .arg(
+            text("ignore", "Do without what only NODE may hold; may be given again")
+                .long("ignore")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .help_heading(LIFTS),
+        )
+        .arg(flag("take-claim", "Take over the claim of a node that is gone").help_heading(LIFTS))
+        .arg(flag("even-if-behind", "Promote this node although another is the better choice").help_heading(LIFTS))
+        .arg(flag("accept-loss", "Lose WAL that is known to be elsewhere").help_heading(LIFTS))
+        .arg(flag("without-configuration", "Go on without what a primary needs").help_heading(LIFTS))
+        .arg(flag("abort", "Give up an operation that was cut short"))
+        .arg(flag("rules", "Print the rules, then end"))
+        .arg(
+            text("observe", "Print what this node, NODE, sees of itself").long("observe").value_name("NODE").hide(true),
+        )
+        .group(ArgGroup::new("job").args(["fast", "target", "switchover", "abort", "rules", "observe", "show-config"]))
+}
+
+/// `flush-primary`: the first half of a switchover.
+pub fn flush_primary() -> Command {
+    configured("flush-primary", "Stops this primary with everything sent on, so that a standby can take over")
+        .override_usage(
+            "flush-primary [OPTIONS]\n       \
+             flush-primary --undo [--ignore NODE]\n       \
+             flush-primary --follow <NODE>",
+        )
+        .arg(flag("undo", "Start the primary again, if nobody has taken over"))
+        .arg(text("follow", "Come back as a standby of NODE, which has taken over").long("follow").value_name("NODE"))
+        .arg(
+            text("ignore", "undo: do not ask the archive of NODE; may be given again")
+                .long("ignore")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .requires("undo"),
+        )
+        .arg(text("for", "NODE takes over and sees for itself what it has").long("for").value_name("NODE").hide(true))
+        .group(ArgGroup::new("job").args(["undo", "follow", "for", "show-config"]))
+}
+
+/// `pitr-restore`: the word first, then where to.
+pub fn pitr_restore() -> Command {
+    let to =
+        |name: &'static str, value: &'static str, help: &'static str| text(name, help).long(name).value_name(value);
+    configured("pitr-restore", "Plans and makes restores to a point in time")
+        .override_usage(
+            "pitr-restore plan [TARGET] [--timeline N] [--backup LABEL] [--to DIR]\n       \
+             pitr-restore run [TARGET] --to <DIR> [--delta] [--map OID=DIR] [--action WORD] [--start]",
+        )
+        .arg(
+            Arg::new("job")
+                .help("What to do")
+                .value_name("JOB")
+                .value_parser(["plan", "run"])
+                .required_unless_present("show-config"),
+        )
+        .arg(to("time", "TIME", "Target: the state at this time, with its offset: '2026-03-01 12:00:00+01:00'"))
+        .arg(to("xid", "ID", "Target: this transaction").value_parser(value_parser!(u64)))
+        .arg(to("lsn", "LSN", "Target: this position").value_parser(value_parser!(Lsn)))
+        .arg(to("name", "NAME", "Target: this restore point (pg_create_restore_point)"))
+        .arg(flag("immediate", "Target: the end of the backup"))
+        .arg(flag("latest", "Target: all the WAL there is; the default"))
+        .group(ArgGroup::new("target").args(["time", "xid", "lsn", "name", "immediate", "latest"]))
+        .arg(flag("exclusive", "Stop just before the target, not just behind it"))
+        .arg(
+            to("timeline", "N", "Follow this timeline: a number, latest or current (the backup's)")
+                .default_value("latest"),
+        )
+        .arg(to("backup", "LABEL", "Restore from this backup; else from the newest that leads there"))
+        .arg(to("place", "NODE", "The node whose archive holds the backups; else this one"))
+        .arg(
+            to("action", "WORD", "run: what happens at the target: pause, promote or shutdown")
+                .value_parser(["pause", "promote", "shutdown"]),
+        )
+        .arg(path("to", "The data directory to restore into").long("to").value_name("DIR"))
+        .arg(to("map", "OID=DIR", "Put the tablespace OID into DIR; may be given again").action(ArgAction::Append))
+        .arg(path("wal-dir", "Make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(flag("delta", "Overwrite an older state of the same system with what differs"))
+        .arg(flag("drop-wal", "Give up WAL that lies only in the older state's pg_wal"))
+        .arg(flag("standby", "run: make it a standby, which waits for more WAL"))
+        .arg(flag("ship", "run: let it archive as the server it came from; else archive_mode is off"))
+        .arg(
+            to("setting", "NAME=VALUE", "run: set this too, such as port=5433; may be given again")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("start", "run: start it and wait until the target is reached"))
+        .arg(
+            to("deadline", "TIME", "run: give recovery so long, such as 2h; else drill.deadline")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+}
+
 /// The words of a program; the hidden ones are for programs of ours.
 fn jobs(shown: &[&'static str], hidden: &[&'static str]) -> PossibleValuesParser {
     let hidden = hidden.iter().map(|word| PossibleValue::new(word).hide(true));
     PossibleValuesParser::new(shown.iter().map(PossibleValue::new).chain(hidden))
+}
+
+/// `standby-init`: one job, then what kind of standby it is.
+pub fn standby_init() -> Command {
+    configured("standby-init", "Makes this node a standby, and keeps it one: copy, adopt, follow, rejoin")
+        .override_usage(
+            "standby-init --from <archive | NODE> [--mode MODE] [--upstream NODE] [--slot [NAME]] [--delay TIME]\n       \
+             standby-init --adopt [--mode MODE] [--upstream NODE] [--slot [NAME]] [--delay TIME]\n       \
+             standby-init --follow <NODE> [--slot [NAME]]\n       \
+             standby-init --rejoin [--upstream NODE] [--slot [NAME]] [--rung RUNG]\n       \
+             standby-init --abandon",
+        )
+        .arg(text("from", "Copy the running server of NODE, or restore a backup: 'archive'").long("from").value_name("SOURCE"))
+        .arg(flag("adopt", "Take the data directory that is there as it is"))
+        .arg(text("follow", "Let this standby go on behind NODE").long("follow").value_name("NODE"))
+        .arg(flag("rejoin", "Bring a former primary back, the cheapest way that is safe"))
+        .arg(flag("abandon", "Remove what a run that was killed left half made"))
+        .arg(
+            text("mode", "What kind of standby; else standby.mode")
+                .long("mode")
+                .value_name("MODE")
+                .value_parser(["streaming", "hot", "warm", "cold"]),
+        )
+        .arg(text("upstream", "Stream from NODE; else from the primary").long("upstream").value_name("NODE"))
+        .arg(
+            text("slot", "Make a replication slot there; its name, else one made from this node's")
+                .long("slot")
+                .value_name("NAME")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(
+            text("delay", "Keep replay so far behind, such as 1h")
+                .long("delay")
+                .value_name("TIME")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(text("place", "--from archive: the node whose archive is meant").long("place").value_name("NODE"))
+        .arg(text("label", "--from archive: the backup; else the newest good one").long("label").value_name("LABEL"))
+        .arg(
+            text("map", "Put the tablespace OID into DIR; may be given again")
+                .long("map")
+                .value_name("OID=DIR")
+                .action(ArgAction::Append),
+        )
+        .arg(
+            text("rung", "--rejoin: take this way back, or none")
+                .long("rung")
+                .value_name("RUNG")
+                .value_parser(["follow", "follow-archive", "rewind", "rewind-archive", "restore", "clone"])
+                .requires("rejoin"),
+        )
+        .arg(flag("keep-old", "Keep the directory that is replaced"))
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+        .arg(
+            text("rate-limit", "Copy at most so many bytes a second, such as 50MB; 0: no limit")
+                .long("rate-limit")
+                .value_name("SIZE")
+                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+        )
+        .group(ArgGroup::new("job").args(["from", "adopt", "follow", "rejoin", "abandon", "show-config"]).required(true))
 }
 
 /// `check-node`: changes nothing.

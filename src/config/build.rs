@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Local, Log, Monitor, Node, NodeKind, Notify, PlaceWord,
-    Queue, Relay, Restore, Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, ConfMode, Config, Drill, Failover, Local, Log, Monitor, Node,
+    NodeKind, Notify, PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Standby, StandbyMode, Transport,
 };
 use crate::store::Encoding;
 
@@ -123,6 +123,9 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
             interval: from.time("relay", "interval"),
         },
         backup: backup(&from),
+        failover: failover(&from),
+        drill: drill(&from),
+        standby: standby(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
@@ -207,6 +210,45 @@ fn backup(from: &Reader<'_>) -> Backup {
         deadline: from.time("backup", "deadline"),
         keep: from.count("backup", "keep"),
         keep_days: from.count("backup", "keep_days"),
+    }
+}
+
+fn failover(from: &Reader<'_>) -> Failover {
+    Failover {
+        fence: from.words("failover", "fence"),
+        fence_deadline: from.time("failover", "fence_deadline"),
+        action: from.words("failover", "action"),
+        action_deadline: from.time("failover", "action_deadline"),
+        contact: from.time("failover", "contact"),
+        deadline: from.time("failover", "deadline"),
+        sessions: from.time("failover", "sessions"),
+        drain: from.time("failover", "drain"),
+        stop: from.time("failover", "stop"),
+    }
+}
+
+fn drill(from: &Reader<'_>) -> Drill {
+    Drill { deadline: from.time("drill", "deadline") }
+}
+
+fn standby(from: &Reader<'_>) -> Standby {
+    Standby {
+        mode: match from.word("standby", "mode").as_str() {
+            "hot" => StandbyMode::Hot,
+            "warm" => StandbyMode::Warm,
+            "cold" => StandbyMode::Cold,
+            _ => StandbyMode::Streaming,
+        },
+        user: from.text("standby", "user"),
+        slots: from.switch("standby", "slots"),
+        conf_standby: from.path("standby", "conf_standby"),
+        conf_failover: from.path("standby", "conf_failover"),
+        conf_mode: match from.word("standby", "conf_mode").as_str() {
+            "reference" => ConfMode::Reference,
+            _ => ConfMode::Copy,
+        },
+        deadline: from.time("standby", "deadline"),
+        copy_deadline: from.time("standby", "copy_deadline"),
     }
 }
 

@@ -57,6 +57,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
         check_spool(config, &mut findings);
     }
     check_archive(config, &mut findings);
+    check_sets(config, &mut findings);
     check_deadlines(config, &mut findings);
     check_thresholds(config, &mut findings);
     check_ssh_options(config, &mut findings);
@@ -263,6 +264,17 @@ fn check_archive(config: &Config, findings: &mut Findings) {
         let message = format!("archive.level is {}, but gzip has levels from 1 to 9", archive.level);
         findings.add("archive", "level", message, "Write a level from 1 to 9, or 0 for gzip's own.");
     }
+}
+
+/// What one configuration set says holds until the other says it anew.
+fn check_sets(config: &Config, findings: &mut Findings) {
+    let (given, missing) = match (&config.standby.conf_standby, &config.standby.conf_failover) {
+        (Some(_), None) => ("conf_standby", "conf_failover"),
+        (None, Some(_)) => ("conf_failover", "conf_standby"),
+        _ => return,
+    };
+    let message = format!("standby.{given} is set, but standby.{missing} is not");
+    findings.add("standby", given, message, "Set both, or neither.");
 }
 
 /// What is inside something else must not be allowed to take longer.

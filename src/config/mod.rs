@@ -35,6 +35,9 @@ pub struct Config {
     pub restore: Restore,
     pub relay: Relay,
     pub backup: Backup,
+    pub failover: Failover,
+    pub drill: Drill,
+    pub standby: Standby,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
@@ -208,6 +211,13 @@ pub struct Backup {
     pub keep_days: u32,
 }
 
+/// `[drill]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drill {
+    /// How long recovery may take. Default 1d, 1min..30d.
+    pub deadline: Duration,
+}
+
 /// How the server makes the checkpoint with which a backup begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkpoint {
@@ -215,6 +225,102 @@ pub enum Checkpoint {
     Fast,
     /// Over as long as checkpoint_completion_target says.
     Spread,
+}
+
+/// `[failover]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    /// Makes sure that a node is stopped; its name becomes the last word. Only exit code 0 proves it. Empty: over ssh.
+    pub fence: Vec<String>,
+    /// Default 30s, 1s..1h.
+    pub fence_deadline: Duration,
+    /// Runs on the new primary at the end; must return 0. Empty: nothing.
+    pub action: Vec<String>,
+    /// Default 1min, 1s..1h.
+    pub action_deadline: Duration,
+    /// How long another node may take to answer. Default 3s, 100ms..1min.
+    pub contact: Duration,
+    /// How long replaying and promoting may take. Default 5min, 1s..1d.
+    pub deadline: Duration,
+    /// How long a primary that is flushed lets its sessions end by themselves. Default 1s, 0..1h.
+    pub sessions: Duration,
+    /// How long its archiver may take. Default 30s, 1s..1h.
+    pub drain: Duration,
+    /// How long it may take to stop, mode by mode. Default 30s, 1s..1h.
+    pub stop: Duration,
+}
+
+/// `[standby]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standby {
+    /// `streaming` (default), `hot`, `warm` or `cold`.
+    pub mode: StandbyMode,
+    /// Who a standby streams as; none: as the conninfo of the node says.
+    pub user: Option<String>,
+    /// Make a slot on the server that it streams from. Default off.
+    pub slots: bool,
+    /// The configuration set of a standby; together with the next one or not at all.
+    pub conf_standby: Option<PathBuf>,
+    /// The set of a node that has taken over.
+    pub conf_failover: Option<PathBuf>,
+    /// `copy` (default) or `reference`.
+    pub conf_mode: ConfMode,
+    /// How long a start may take, and catching up after it. Default 1h, 1s..30d.
+    pub deadline: Duration,
+    /// How long a copy, a recovery or a rewind may take. Default 1d, 1min..365d.
+    pub copy_deadline: Duration,
+}
+
+/// What kind of standby a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandbyMode {
+    /// Streams, answers queries, and takes shipped WAL where the stream fails.
+    #[default]
+    Streaming,
+    /// Replays shipped WAL and answers queries.
+    Hot,
+    /// Replays shipped WAL and lets nobody in.
+    Warm,
+    /// Files in place, never started: kept for a point-in-time recovery.
+    Cold,
+}
+
+impl StandbyMode {
+    /// True where WAL comes from a server first.
+    pub fn streams(self) -> bool {
+        self == StandbyMode::Streaming
+    }
+
+    /// True where the server is started.
+    pub fn starts(self) -> bool {
+        self != StandbyMode::Cold
+    }
+
+    /// True where it answers queries while it replays.
+    pub fn answers(self) -> bool {
+        matches!(self, StandbyMode::Hot | StandbyMode::Streaming)
+    }
+}
+
+impl std::fmt::Display for StandbyMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            StandbyMode::Cold => "cold",
+            StandbyMode::Warm => "warm",
+            StandbyMode::Hot => "hot",
+            StandbyMode::Streaming => "streaming",
+        })
+    }
+}
+
+/// How a configuration set is put in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfMode {
+    /// Its files are copied.
+    Copy,
+    /// Its `postgresql.conf` is included where it is.
+    Reference,
 }
 
 /// `[ssh]`: for every node; `[node.NAME]` says user, port, key.
@@ -316,7 +422,7 @@ impl Monitor {
 }
 
 /// What a node is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A database node: primary or standby, as the server says.

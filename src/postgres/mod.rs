@@ -6,6 +6,7 @@ pub mod control;
 pub mod error;
 pub mod facts;
 pub mod keyword;
+pub mod local_wal;
 pub mod own_settings;
 pub mod passfile;
 pub mod resolve;

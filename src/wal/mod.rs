@@ -3,6 +3,7 @@
 //! PostgreSQL's own terms stand in the documentation of each type, so that a search for them ends here.
 
 pub mod agree;
+pub mod checkpoint;
 pub mod commit;
 #[cfg(test)]
 pub(crate) mod forge;
