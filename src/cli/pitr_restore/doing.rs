@@ -55,7 +55,7 @@ impl Scene<'_> {
         let doing = self.doing(&wish, plan, target, action)?;
         let start = self.arguments.get_flag("start");
         if self.context.dry_run {
-            let into = self.into_words(&doing.backup, &doing.target)?;
+            let into = self.restore_words(&doing.backup, &doing.target)?;
             output::print(&format!("{}{into}", text::plan(&doing.plan, Palette::of_stdout())))?;
             return Ok(0);
         }
