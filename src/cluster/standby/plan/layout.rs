@@ -1,6 +1,6 @@
 //! Where a new copy goes: into the data directory itself where nothing is there, else beside it, to take its place when
-//! it is whole; tablespaces likewise. A backup goes over an old copy of the same cluster, where only the differences are
-//! written, unless the old one is to be kept.
+//! it is whole; tablespaces likewise. A backup goes over an old copy of the same cluster, where only the differences
+//! are written, unless the old one is to be kept.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

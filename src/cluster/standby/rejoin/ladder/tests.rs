@@ -1,3 +1,5 @@
+//! Every rung, closed and open, from facts made up here.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,8 +44,8 @@ fn there() -> There {
     }
 }
 
-fn facts() -> Facts {
-    let control = ControlFile {
+fn control() -> ControlFile {
+    ControlFile {
         system_id: SystemId(7),
         control_version: 1300,
         catalog_version: 0,
@@ -61,7 +63,11 @@ fn facts() -> Facts {
         segment_size: SegmentSize::DEFAULT,
         wal_block_size: 8192,
         checksums: false,
-    };
+    }
+}
+
+fn facts() -> Facts {
+    let control = control();
     let data = Data {
         control,
         history: Some(TimelineHistory::first()),
