@@ -32,7 +32,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/"]),
     ("clap_complete", &["src/cli/docs.rs"]),
     ("clap_mangen", &["src/cli/docs.rs"]),
-    ("crossbeam_channel", &["src/backup/take/crew.rs", "src/store/serve/", "src/store/ssh/"]),
+    ("crossbeam_channel", &["src/backup/take/crew.rs", "src/backup/transfer/", "src/store/serve/", "src/store/ssh/"]),
     ("flate2", &["src/store/encoding.rs", "src/archive/encode.rs"]),
     ("indicatif", &["src/cli/"]),
     ("lz4_flex", &["src/store/encoding.rs", "src/archive/encode.rs"]),
@@ -46,7 +46,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["src/postgres/"]),
     ("whoami", &["src/postgres/"]),
     ("x509_cert", &["src/postgres/"]),
-    ("xxhash_rust", &["src/config/"]),
+    ("xxhash_rust", &["src/backup/transfer/blocks.rs", "src/config/"]),
     ("zstd", &["src/store/encoding.rs", "src/archive/encode.rs"]),
 ];
 

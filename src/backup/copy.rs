@@ -70,7 +70,7 @@ impl Pace {
     }
 
     /// Waits until so many bytes more may be read.
-    fn spend(&self, bytes: u64) {
+    pub(super) fn spend(&self, bytes: u64) {
         if self.rate == 0 {
             return;
         }
@@ -159,34 +159,49 @@ impl Copier<'_> {
         Ok(files)
     }
 
-    /// Fills the buffer from an offset of whole pages as far as the file goes, and checks the pages.
     fn read(&self, source: &SourceFile, file: &File, buffer: &mut [u8], offset: u64) -> Result<Read, BackupError> {
         self.pace.spend(buffer.len() as u64);
-        let failed = |error| BackupError::io("read", &source.file)(error);
-        let count = read_at(file, buffer, offset).map_err(failed)?;
-        let bytes = &mut buffer[..count];
-        let mut damaged = Vec::new();
-        if let Some(first) = source.first_block.filter(|_| self.pages) {
-            let first = first.wrapping_add(u32::try_from(offset / PAGE as u64).unwrap_or(u32::MAX));
-            for page in unsound(bytes, first) {
-                let at = page * PAGE;
-                let block = first.wrapping_add(page as u32);
-                if !read_again(file, &mut bytes[at..at + PAGE], offset + at as u64, block).map_err(failed)? {
-                    log::error!("page checksum is wrong in '{}', block {block}", source.path);
-                    damaged.push(block);
-                }
-            }
-        }
-        self.watcher.advance(count as u64);
-        Ok(Read { count, crc: crc32c::crc32c(bytes), damaged })
+        let read = read_checked(source, file, buffer, offset, self.pages)?;
+        self.watcher.advance(read.count as u64);
+        Ok(read)
     }
 }
 
+/// Fills the buffer from an offset of whole pages as far as the file goes, and checks the pages where they carry
+/// checksums.
+pub(super) fn read_checked(
+    source: &SourceFile,
+    file: &File,
+    buffer: &mut [u8],
+    offset: u64,
+    pages: bool,
+) -> Result<Read, BackupError> {
+    let failed = |error| BackupError::io("read", &source.file)(error);
+    let count = read_at(file, buffer, offset).map_err(failed)?;
+    let bytes = &mut buffer[..count];
+    let mut damaged = Vec::new();
+    if let Some(first) = source.first_block.filter(|_| pages) {
+        let first = first.wrapping_add(u32::try_from(offset / PAGE as u64).unwrap_or(u32::MAX));
+        for page in unsound(bytes, first) {
+            let at = page * PAGE;
+            let block = first.wrapping_add(page as u32);
+            if !read_again(file, &mut bytes[at..at + PAGE], offset + at as u64, block).map_err(failed)? {
+                log::error!("page checksum is wrong in '{}', block {block}", source.path);
+                damaged.push(block);
+            }
+        }
+    }
+    Ok(Read { count, crc: crc32c::crc32c(bytes), damaged })
+}
+
 /// What was read at once.
-struct Read {
-    count: usize,
-    crc: u32,
-    damaged: Vec<u32>,
+pub(super) struct Read {
+    /// How many bytes.
+    pub count: usize,
+    /// Their CRC-32C.
+    pub crc: u32,
+    /// Blocks whose checksum is wrong.
+    pub damaged: Vec<u32>,
 }
 
 /// A part of a file, encoded.
@@ -225,7 +240,7 @@ fn read_again(file: &File, page: &mut [u8], offset: u64, block: u32) -> io::Resu
 }
 
 /// Opens a file; `None` where it has vanished, which is no error: the server removed it.
-fn open(source: &SourceFile) -> Result<Option<(File, Metadata)>, BackupError> {
+pub(super) fn open(source: &SourceFile) -> Result<Option<(File, Metadata)>, BackupError> {
     let file = match File::open(&source.file) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -4,8 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::transfer::line::LineError;
 use crate::archive::ArchiveError;
-use crate::error::{Class, Explain};
+use crate::error::{Class, Explain, Failure};
 use crate::postgres::control::ControlError;
 use crate::postgres::error::PostgresError;
 use crate::postgres::own_settings::OwnSettingsError;
@@ -39,6 +40,18 @@ pub enum BackupError {
     /// Our settings in a data directory.
     #[error(transparent)]
     Settings(#[from] OwnSettingsError),
+    /// The conversation with the other end of a copy.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The other end said why it ends.
+    #[error("{failure} (on node '{node}')")]
+    Far { node: String, failure: Failure },
+    /// The other end is gone and did not say why.
+    #[error("the connection to node '{node}' broke: {reason}")]
+    Lost { node: String, reason: String, hint: Option<String> },
+    /// A file is not what was sent.
+    #[error("file '{path}' did not arrive as it was sent: {detail}")]
+    Garbled { path: String, detail: String },
     /// A file of this machine outside any archive.
     #[error("cannot {action} '{}'", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
@@ -92,6 +105,10 @@ impl Explain for BackupError {
             BackupError::Control(error) => error.class(),
             BackupError::Server(error) => error.class(),
             BackupError::Settings(error) => error.class(),
+            BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => failure.class,
+            BackupError::Line(LineError::Silent { .. }) => Class::Timeout,
+            BackupError::Line(_) | BackupError::Lost { .. } => Class::Remote,
+            BackupError::Garbled { .. } => Class::Corrupt,
             BackupError::Busy { .. } => Class::Busy,
             BackupError::Refused { .. } => Class::Refused,
             BackupError::NoSuchBackup { .. } => Class::Absent,
@@ -109,6 +126,14 @@ impl Explain for BackupError {
             BackupError::Control(error) => return error.hint(),
             BackupError::Server(error) => return error.hint(),
             BackupError::Settings(error) => return error.hint(),
+            BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => {
+                return failure.hint.clone();
+            }
+            BackupError::Line(LineError::Wire(_)) => "Install the same pgwarm version on both nodes.",
+            BackupError::Line(_) => "Run it again: what is there already travels no more.",
+            BackupError::Lost { hint: Some(hint), .. } => hint,
+            BackupError::Lost { .. } => "Run it again: what is there already travels no more.",
+            BackupError::Garbled { .. } => "Run it again; if it happens again, check disk and memory of both machines.",
             BackupError::Refused { hint, .. } | BackupError::NotArchived { hint, .. } => hint,
             BackupError::Busy { .. } => "Wait for it; its lock goes with its process.",
             BackupError::NoSuchBackup { .. } => "'base-backup list' shows every backup.",

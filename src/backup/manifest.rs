@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::wal::{Lsn, SystemId, TimelineId};
@@ -38,7 +38,7 @@ pub struct Entry {
 }
 
 /// The WAL that a server needs before the data are consistent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalRange {
     /// Its timeline.
     pub timeline: TimelineId,

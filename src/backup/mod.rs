@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`catalog`] says how a backup lies in an archive, [`plan`] which files belong to it, [`copy`] how
 //! they are read and stored, [`session`] how the server is told, [`take`] is the story of one backup. [`verify`],
-//! [`restore`] and [`expire`] are the stories that follow. [`manifest`], [`checksum`] and [`tar`] are formats of
+//! [`restore`] and [`expire`] are the stories that follow; [`transfer`] goes from one data directory straight into
+//! another. [`manifest`], [`checksum`] and [`tar`] are formats of
 //! others: PostgreSQL's manifest and page checksum, and tar.
 
 pub mod catalog;
@@ -17,6 +18,7 @@ pub mod restore;
 pub mod session;
 pub mod take;
 pub mod tar;
+pub mod transfer;
 pub mod verify;
 pub mod wal;
 

@@ -6,10 +6,10 @@
 //! on half a restore; a restore that was ended anywhere is taken up again by the next one. Which settings a recovery
 //! needs is the caller's to say: they are written just before the control file.
 
-mod claim;
-mod layout;
+pub(super) mod claim;
+pub(super) mod layout;
 mod patch;
-mod sweep;
+pub(super) mod sweep;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -93,7 +93,8 @@ pub fn restore_with(
     layout.write("backup_label", &label)?;
     layout.write(manifest::NAME, &contents.manifest)?;
     watcher.phase("removing what does not belong there");
-    let removed = sweep::sweep(&layout, &contents)?;
+    let files = contents.index.objects.iter().flat_map(|object| &object.files).map(|file| file.path.as_str());
+    let removed = sweep::sweep(&layout, files, &contents.index.directories, false)?;
     settle()?;
     watcher.phase("making it durable");
     for folder in std::iter::once(&target.pgdata).chain(places.values()).chain(&target.wal) {
@@ -125,7 +126,7 @@ pub fn places(description: &Description, target: &Target) -> Result<BTreeMap<u32
 }
 
 /// Makes everything in a file system durable: one call instead of one for each of a hundred thousand files.
-fn sync_all(folder: &Path) -> Result<(), BackupError> {
+pub(super) fn sync_all(folder: &Path) -> Result<(), BackupError> {
     let open = File::open(folder).map_err(BackupError::io("open", folder))?;
     rustix::fs::syncfs(&open).map_err(|error| BackupError::io("make durable", folder)(error.into()))
 }

@@ -114,8 +114,28 @@ impl Session {
         ))
     }
 
+    /// Ends the backup that began on this timeline; refuses where the server was promoted since, or follows another
+    /// timeline now.
+    pub fn finish(&mut self, began_on: TimelineId) -> Result<(Stopped, LabelFile), BackupError> {
+        self.confirm()?;
+        let stopped = self.stop()?;
+        let label = LabelFile::parse(&stopped.label)?;
+        let now = self.facts()?.timeline;
+        let (oldest, newest) = [label.timeline, began_on, now]
+            .into_iter()
+            .fold((now, now), |(oldest, newest), it| (oldest.min(it), newest.max(it)));
+        if oldest == newest {
+            return Ok((stopped, label));
+        }
+        Err(BackupError::refused(
+            format!("the server went from timeline {} to {} while it was backed up", oldest.0, newest.0),
+            "Take the backup again once the server has made a checkpoint on its new timeline; what is stored already is \
+             used where it has not changed.",
+        ))
+    }
+
     /// Ends the backup.
-    pub fn stop(&mut self) -> Result<Stopped, BackupError> {
+    fn stop(&mut self) -> Result<Stopped, BackupError> {
         let statement = if self.major() >= 15 { STOP } else { STOP_14 };
         self.connection.set_patience(CHECKPOINT_PATIENCE)?;
         let row = self.connection.query_one(&statement, &[])?;

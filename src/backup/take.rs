@@ -24,7 +24,7 @@ use super::catalog::{
 };
 use super::copy::{Copier, Pace, encode_bytes, now, remove};
 use super::plan::{self, CONTROL, Tree};
-use super::session::{LabelFile, Session, Stopped, same_server};
+use super::session::{Session, Stopped, same_server};
 use super::{BackupError, Watcher, manifest, wal};
 use crate::archive::encode::Method;
 use crate::archive::places::{Archive, Sites};
@@ -102,7 +102,8 @@ pub fn open(sites: &Sites, place: &str) -> Result<Archive, BackupError> {
     Ok(site.archive()?)
 }
 
-fn server_of(node: &Node) -> Result<(&Path, &str), BackupError> {
+/// The data directory and the connection string of a node.
+pub fn server_of(node: &Node) -> Result<(&Path, &str), BackupError> {
     let missing = |key: &str| {
         BackupError::refused(
             format!("the configuration does not say where the server of '{}' is: {key} is not set", node.name),
@@ -180,19 +181,10 @@ impl Run<'_> {
         same_server(self.pgdata, session.is_standby(), start)?;
         let copied = self.copy(&mut session, old)?;
         self.request.watcher.phase("ending the backup");
-        session.confirm()?;
-        let stopped = session.stop()?;
+        let (stopped, label) = session.finish(self.timeline)?;
         let role = if session.is_standby() { "standby" } else { "primary" };
-        let now = session.facts()?.timeline;
-        if now != self.timeline {
-            return Err(BackupError::refused(
-                format!("the timeline changed from {} to {} while the backup was taken", self.timeline.0, now.0),
-                "Take the backup again; what is stored already is used where it has not changed.",
-            ));
-        }
         let standby = session.is_standby();
         drop(session);
-        let label = LabelFile::parse(&stopped.label)?;
         let range = manifest::WalRange { timeline: label.timeline, start: label.start, end: stopped.lsn };
         let (first, last) = self.segments(range);
         if standby {

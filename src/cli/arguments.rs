@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::PROGRAMS;
@@ -97,6 +98,7 @@ pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
             "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+             base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
              base-backup verify [LABEL]\n       \
@@ -110,7 +112,10 @@ pub fn base_backup() -> Command {
             Arg::new("job")
                 .help("What to do")
                 .value_name("JOB")
-                .value_parser(["take", "list", "show", "verify", "restore", "annotate", "keep", "release", "expire"])
+                .value_parser(jobs(
+                    &["take", "list", "show", "verify", "restore", "annotate", "keep", "release", "expire"],
+                    &["receive", "send"],
+                ))
                 .required_unless_present("show-config"),
         )
         .arg(text("label", "The backup, as 'list' shows it, or 'latest'").value_name("LABEL"))
@@ -129,16 +134,28 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
-        .arg(path("to", "restore: the data directory, empty or not there").long("to").value_name("DIR"))
-        .arg(path("wal-dir", "restore: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
-        .arg(flag("drop-wal", "restore: give up WAL that lies only in the older state's pg_wal"))
+        .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
         .arg(
-            text("map", "restore: put the tablespace OID into DIR; may be given again")
+            path("to", "restore: the data directory, empty or not there; take: the node that gets the copy")
+                .long("to")
+                .value_name("DIR | NODE"),
+        )
+        .arg(
+            text("from", "take: copy the server of NODE into the data directory of this node")
+                .long("from")
+                .value_name("NODE")
+                .conflicts_with("to"),
+        )
+        .arg(
+            text("map", "restore, take --to: put the tablespace OID (or OLD) into DIR; may be given again")
                 .long("map")
                 .value_name("OID=DIR")
                 .action(ArgAction::Append),
         )
+        .arg(flag("copy-wal", "take --to: send the WAL that the copy needs too, whatever is archived"))
+        .arg(flag("keep-config", "take --to: let the node keep its own files of settings where it has them"))
         .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
 }
@@ -202,6 +219,12 @@ pub fn standby_init() -> Command {
                 .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
         )
         .group(ArgGroup::new("job").args(["from", "adopt", "follow", "rejoin", "abandon", "show-config"]).required(true))
+}
+
+/// The words of a program; the hidden ones are for programs of ours.
+fn jobs(shown: &[&'static str], hidden: &[&'static str]) -> PossibleValuesParser {
+    let hidden = hidden.iter().map(|word| PossibleValue::new(word).hide(true));
+    PossibleValuesParser::new(shown.iter().map(PossibleValue::new).chain(hidden))
 }
 
 /// `check-node`: changes nothing.

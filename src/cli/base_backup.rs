@@ -6,6 +6,8 @@
 //! `{"format":1,"label","bytes","written","removed"}`; for expire `{"format":1,"dry_run",…}` with every fate and
 //! its reason.
 
+mod copy;
+
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use clap::ArgMatches;
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use self::copy::Direction;
 use super::output::{self, Align, Cell, Palette, Table, Tone};
 use super::run::Context;
 use crate::archive::places::{Archive, Sites};
@@ -34,11 +37,14 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("rate-limit", &["take"]),
     ("keep-it", &["take"]),
     ("note", &["take", "annotate"]),
-    ("to", &["restore"]),
-    ("map", &["restore"]),
-    ("wal-dir", &["restore"]),
+    ("to", &["take", "restore"]),
+    ("from", &["take"]),
+    ("map", &["take", "restore"]),
+    ("wal-dir", &["take", "restore"]),
     ("delta", &["restore"]),
-    ("drop-wal", &["restore"]),
+    ("drop-wal", &["take", "restore"]),
+    ("copy-wal", &["take"]),
+    ("keep-config", &["take"]),
     ("keep", &["expire"]),
     ("days", &["expire"]),
     ("jobs", &["take", "verify", "restore"]),
@@ -58,11 +64,18 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
         config.backup.rate_max = *rate;
     }
     let config = Arc::new(config);
+    if matches!(job, copy::RECEIVE | copy::SEND) {
+        return copy::serve(&config, job);
+    }
     let place = arguments.get_one::<String>("place").unwrap_or(&config.local.node);
     let sites = Sites::new(&config);
     let scene = Scene { arguments, context, config: &config, place };
     match job {
-        "take" => scene.take(&sites),
+        "take" => match (arguments.get_one::<PathBuf>("to"), arguments.get_one::<String>("from")) {
+            (Some(node), _) => scene.copy(Direction::To(&node.to_string_lossy())),
+            (None, Some(node)) => scene.copy(Direction::From(node)),
+            (None, None) => scene.take(&sites),
+        },
         "list" => scene.list(&open(&sites, place)?),
         "show" => scene.show(&open(&sites, place)?),
         "verify" => scene.verify(&open(&sites, place)?),
@@ -72,9 +85,26 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     }
 }
 
+/// Options of `take` that only go with `--to` or `--from`, and those that go with neither.
+const COPYING: &[&str] = &["map", "wal-dir", "copy-wal", "keep-config", "drop-wal"];
+const STORING: &[&str] = &["keep-it", "note"];
+
 /// Refuses an option that the word does not know.
 fn refuse_strangers(arguments: &ArgMatches, job: &str) -> Result<(), Failure> {
     use clap::parser::ValueSource::CommandLine;
+    let given = |option: &&&str| arguments.value_source(option) == Some(CommandLine);
+    let copies = ["to", "from"].into_iter().find(|option| arguments.contains_id(option));
+    match (copies, COPYING.iter().find(given), STORING.iter().find(given)) {
+        (None, Some(option), _) if job == "take" => {
+            let hint = "Name the node that gets the copy with --to, or the one whose server is copied with --from.";
+            return Err(usage(&format!("'take' takes no --{option} without --to or --from"), hint));
+        }
+        (Some(copies), _, Some(option)) if job == "take" => {
+            let hint = "It belongs to a backup in an archive.";
+            return Err(usage(&format!("'take --{copies}' takes no --{option}"), hint));
+        }
+        _ => {}
+    }
     for (option, jobs) in OPTIONS {
         if arguments.value_source(option) == Some(CommandLine) && !jobs.contains(&job) {
             let name = if *option == "label" { "a label".to_owned() } else { format!("--{option}") };
@@ -483,6 +513,12 @@ mod tests {
         assert_eq!(refused(&["list", "--days", "3"]).as_deref(), Some("'list' takes no --days"));
         assert_eq!(refused(&["take", "20261121T140312F"]).as_deref(), Some("'take' takes no label"));
         assert_eq!(refused(&["expire", "--keep", "3", "--dry-run"]), None);
+        assert_eq!(
+            refused(&["take", "--drop-wal"]).as_deref(),
+            Some("'take' takes no --drop-wal without --to or --from")
+        );
+        assert_eq!(refused(&["take", "--to", "b", "--keep-it"]).as_deref(), Some("'take --to' takes no --keep-it"));
+        assert_eq!(refused(&["take", "--from", "a", "--map", "1=/y", "--wal-dir", "/z"]), None);
         assert_eq!(refused(&["restore", "latest", "--to", "/x", "--map", "1=/y", "--jobs", "2"]), None);
     }
 }

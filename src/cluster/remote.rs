@@ -66,9 +66,7 @@ impl Remote {
     pub fn new(config: &Config, node: &Node) -> Result<Remote, RemoteError> {
         let settings = ssh_settings(config, node)
             .map_err(|error| RemoteError::NoWay { node: node.name.clone(), reason: Failure::from(error).message })?;
-        let mut words = arguments(&settings);
-        // The last word is the far end of the store; a script takes its place.
-        words.pop();
+        let words = arguments(&settings);
         Ok(Remote {
             node: node.name.clone(),
             program: settings.program,

@@ -152,6 +152,11 @@ impl ControlFile {
     /// Reads the control file of a data directory; again after a moment where the CRC is wrong, since a running server
     /// may be writing it.
     pub fn read(pgdata: &Path) -> Result<ControlFile, ControlError> {
+        ControlFile::read_whole(pgdata).map(|(control, _)| control)
+    }
+
+    /// As [`ControlFile::read`], with the bytes of the file: those of one moment.
+    pub fn read_whole(pgdata: &Path) -> Result<(ControlFile, Vec<u8>), ControlError> {
         let path = pgdata.join("global").join("pg_control");
         let mut tries = 1;
         loop {
@@ -166,7 +171,7 @@ impl ControlFile {
                     tries += 1;
                     std::thread::sleep(BETWEEN_TRIES);
                 }
-                answer => return answer,
+                answer => return answer.map(|control| (control, bytes)),
             }
         }
     }

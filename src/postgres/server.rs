@@ -1,8 +1,8 @@
 //! The server of a data directory: is it up, start it, stop it, promote it, make it read its settings.
 //!
 //! Promises three answers: up, down, or an error where that cannot be told; a data directory counts as down only when
-//! no process of PostgreSQL works in it, whatever `postmaster.pid` says. Every wait has a deadline. Nothing goes through
-//! a shell. Leaves out connections (see `connection`) and what the settings are (see `own_settings`).
+//! no process of PostgreSQL works in it, whatever `postmaster.pid` says. Every wait has a deadline. Nothing goes
+//! through a shell. Leaves out connections (see `connection`) and what the settings are (see `own_settings`).
 
 use std::ffi::OsString;
 use std::fs;

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use serde::{Deserialize, Serialize};
 
-/// How much of a stored file is read ahead of the decoder, in bytes. Where a whole frame of Zstandard lies there and the
-/// reader asks for as much as it holds, it is decoded straight to where it is wanted.
+/// How much of a stored file is read ahead of the decoder, in bytes. Where a whole frame of Zstandard lies there and
+/// the reader asks for as much as it holds, it is decoded straight to where it is wanted.
 const AHEAD: usize = 2 << 20;
 
 /// The form of a stored file, told by the end of its name.

@@ -29,7 +29,7 @@ pub const MARK: &str = "pgwarm-restore.json";
 const ASIDE: &str = "global/pg_control.before-restore";
 
 /// How a directory can be restored into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// It is empty or not there.
@@ -42,13 +42,15 @@ pub enum Way {
 
 /// What stands in the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
-    system_identifier: String,
-    label: String,
+pub struct Mark {
+    /// Which system is restored.
+    pub system_identifier: String,
+    /// Where it comes from: the label of a backup, or words.
+    pub label: String,
     /// When it began, with offset.
-    began: String,
+    pub began: String,
     /// Directories outside that were empty, or belonged to the older state.
-    places: BTreeSet<PathBuf>,
+    pub places: BTreeSet<PathBuf>,
 }
 
 /// A directory that is being restored into; nobody else does so meanwhile.
@@ -102,43 +104,49 @@ impl<'a> Claim<'a> {
         let old = read_mark(pgdata)?;
         let mut known = known_places(pgdata, old.as_ref())?;
         known.extend(outside(target, places).cloned());
-        let mark = Mark {
-            system_identifier: description.system_identifier.clone(),
-            label: description.label.to_string(),
-            began: Local::now().to_rfc3339(),
-            places: known,
-        };
-        let path = pgdata.join(MARK);
-        durable::replace(&path, &catalog::to_json(&mark)).map_err(BackupError::io("write", &path))?;
-        let claim = Claim { pgdata, _lock: lock };
-        claim.put_aside()?;
-        Ok(claim)
-    }
-
-    fn put_aside(&self) -> Result<(), BackupError> {
-        let (control, aside) = (self.pgdata.join(CONTROL), self.pgdata.join(ASIDE));
-        match fs::rename(&control, &aside) {
-            Ok(()) => {
-                let folder = self.pgdata.join("global");
-                durable::sync_directory(&folder).map_err(BackupError::io("make durable", folder))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(BackupError::io("put aside", control)(error)),
-        }
+        let label = description.label.to_string();
+        begin(pgdata, &description.system_identifier, &label, known)?;
+        Ok(Claim { pgdata, _lock: lock })
     }
 
     /// The restore is whole: the marks of one under way go.
     pub fn end(self) -> Result<(), BackupError> {
-        for name in [ASIDE, MARK] {
-            let path = self.pgdata.join(name);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(BackupError::io("remove", path)(error)),
-            }
-        }
-        durable::sync_directory(self.pgdata).map_err(BackupError::io("make durable", self.pgdata))
+        end(self.pgdata)
     }
+}
+
+/// Marks a directory as being restored into, and puts its control file aside, so that no server starts there.
+pub fn begin(pgdata: &Path, system: &str, label: &str, places: BTreeSet<PathBuf>) -> Result<(), BackupError> {
+    let (began, system_identifier) = (Local::now().to_rfc3339(), system.to_owned());
+    let mark = Mark { system_identifier, label: label.to_owned(), began, places };
+    let path = pgdata.join(MARK);
+    durable::replace(&path, &catalog::to_json(&mark)).map_err(BackupError::io("write", &path))?;
+    let (control, aside) = (pgdata.join(CONTROL), pgdata.join(ASIDE));
+    match fs::rename(&control, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(BackupError::io("put aside", control)(error)),
+    }
+    // A server that was started since we looked has read it; one that is started now cannot.
+    if let Err(error) = stopped(pgdata) {
+        fs::rename(&aside, &control).map_err(BackupError::io("put back", &control))?;
+        return Err(error);
+    }
+    let folder = pgdata.join("global");
+    durable::sync_directory(&folder).map_err(BackupError::io("make durable", folder))
+}
+
+/// The directory is whole, its control file back: the marks go.
+pub fn end(pgdata: &Path) -> Result<(), BackupError> {
+    for name in [ASIDE, MARK] {
+        let path = pgdata.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(BackupError::io("remove", path)(error)),
+        }
+    }
+    durable::sync_directory(pgdata).map_err(BackupError::io("make durable", pgdata))
 }
 
 /// The directories of a target outside its data directory.
@@ -186,13 +194,7 @@ fn older(description: &Description, target: &Target) -> Result<(), BackupError> 
 
 /// Refuses where WAL lies in `pg_wal` that was not archived.
 fn nothing_only_here(pgdata: &Path, state: ClusterState) -> Result<(), BackupError> {
-    let folder = pgdata.join("pg_wal/archive_status");
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(BackupError::io("list", &folder))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(BackupError::io("list", folder)(error)),
-    };
-    let waits = entries.iter().filter(|entry| entry.file_name().to_string_lossy().ends_with(".ready")).count();
+    let waits = unarchived(pgdata)?;
     // A restored directory on which no server was started yet says what the server it came from was doing.
     let label = pgdata.join("backup_label");
     let never_ran = label.try_exists().map_err(BackupError::io("look at", &label))?;
@@ -209,8 +211,19 @@ fn nothing_only_here(pgdata: &Path, state: ClusterState) -> Result<(), BackupErr
     ))
 }
 
+/// How many files of WAL lie in `pg_wal` that were not archived.
+pub fn unarchived(pgdata: &Path) -> Result<usize, BackupError> {
+    let folder = pgdata.join("pg_wal/archive_status");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(BackupError::io("list", &folder))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(BackupError::io("list", folder)(error)),
+    };
+    Ok(entries.iter().filter(|entry| entry.file_name().to_string_lossy().ends_with(".ready")).count())
+}
+
 /// Refuses while a server works there.
-fn stopped(pgdata: &Path) -> Result<(), BackupError> {
+pub fn stopped(pgdata: &Path) -> Result<(), BackupError> {
     let pids = match Server::at(pgdata, None, None).status()? {
         Status::Down => return Ok(()),
         Status::Running(running) => vec![running.pid],
@@ -222,7 +235,7 @@ fn stopped(pgdata: &Path) -> Result<(), BackupError> {
 }
 
 /// The directories outside that belong to this data directory: those its links lead to, and those marked before.
-fn known_places(pgdata: &Path, mark: Option<&Mark>) -> Result<BTreeSet<PathBuf>, BackupError> {
+pub fn known_places(pgdata: &Path, mark: Option<&Mark>) -> Result<BTreeSet<PathBuf>, BackupError> {
     let mut known = mark.map(|mark| mark.places.clone()).unwrap_or_default();
     known.extend(fs::read_link(pgdata.join("pg_wal")).ok());
     let folder = pgdata.join("pg_tblspc");
@@ -239,7 +252,8 @@ fn known_places(pgdata: &Path, mark: Option<&Mark>) -> Result<BTreeSet<PathBuf>,
     Ok(known)
 }
 
-fn read_mark(pgdata: &Path) -> Result<Option<Mark>, BackupError> {
+/// The mark of a restore under way.
+pub fn read_mark(pgdata: &Path) -> Result<Option<Mark>, BackupError> {
     let path = pgdata.join(MARK);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
@@ -254,7 +268,7 @@ fn read_mark(pgdata: &Path) -> Result<Option<Mark>, BackupError> {
 }
 
 /// True where a directory is absent or holds nothing.
-fn is_empty(folder: &Path) -> Result<bool, BackupError> {
+pub fn is_empty(folder: &Path) -> Result<bool, BackupError> {
     match fs::read_dir(folder) {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -263,13 +277,13 @@ fn is_empty(folder: &Path) -> Result<bool, BackupError> {
 }
 
 /// Makes a directory for the server's user alone.
-fn make(folder: &Path) -> Result<(), BackupError> {
+pub fn make(folder: &Path) -> Result<(), BackupError> {
     fs::create_dir_all(folder).map_err(BackupError::io("create", folder))?;
     fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(BackupError::io("set the mode of", folder))
 }
 
 /// One restore at a time into a directory; the kernel lets go when the process ends.
-fn hold(folder: &Path) -> Result<File, BackupError> {
+pub fn hold(folder: &Path) -> Result<File, BackupError> {
     let open = File::open(folder).map_err(BackupError::io("open", folder))?;
     match flock(&open, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(open),

@@ -84,7 +84,7 @@ impl<'a> Layout<'a> {
         if name.is_empty() || !plain(name) {
             return Err(BackupError::refused(
                 format!("'{name}' would lie outside the directory"),
-                "The index of the backup was changed by somebody; use another backup.",
+                "Somebody changed the index of the backup, or the node that sends it; use another one.",
             ));
         }
         let tablespace = name.strip_prefix("pg_tblspc/").and_then(|rest| rest.split_once('/'));

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, bounded};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::command::{SshSettings, arguments};
+use super::command::{FarCommand, SshSettings, arguments, far_command};
 use super::diagnosis::{Diagnosis, diagnose};
 use super::pipe::pipe;
 use super::session::Carrier;
@@ -34,19 +34,21 @@ const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// A running ssh.
 pub(super) struct SshChild {
     settings: SshSettings,
+    program: &'static str,
     child: Mutex<Child>,
     words: Arc<Mutex<VecDeque<String>>>,
     silent: Receiver<()>,
 }
 
 impl SshChild {
-    /// Starts ssh; also our ends of its input and output.
-    pub(super) fn start(settings: &SshSettings) -> io::Result<(SshChild, (OwnedFd, OwnedFd))> {
+    /// Starts ssh with this command at the far end; also our ends of its input and output.
+    pub(super) fn start(settings: &SshSettings, command: &FarCommand) -> io::Result<(SshChild, (OwnedFd, OwnedFd))> {
         let (their_input, our_writing) = pipe()?;
         let (our_reading, their_output) = pipe()?;
         keep_descriptors_here();
         let mut child = Command::new(&settings.program)
             .args(arguments(settings))
+            .arg(far_command(settings, command))
             .stdin(Stdio::from(their_input))
             .stdout(Stdio::from(their_output))
             .stderr(Stdio::piped())
@@ -61,7 +63,8 @@ impl SshChild {
                 drop(spoke);
             })?;
         }
-        let child = SshChild { settings: settings.clone(), child: Mutex::new(child), words, silent };
+        let (settings, program) = (settings.clone(), command.program);
+        let child = SshChild { settings, program, child: Mutex::new(child), words, silent };
         Ok((child, (our_writing, our_reading)))
     }
 
@@ -104,7 +107,7 @@ impl Carrier for SshChild {
         let status = self.wait();
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        diagnose(&words.join("\n"), status, &self.settings)
+        diagnose(&words.join("\n"), status, self.program, &self.settings)
     }
 }
 

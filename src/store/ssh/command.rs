@@ -4,8 +4,23 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The name of the far end's program.
-const FAR_PROGRAM: &str = "serve-archive";
+/// A program of ours at the far end, and its words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FarCommand {
+    /// Its name; where it is stands in the settings.
+    pub program: &'static str,
+    /// What follows its name.
+    pub words: Vec<String>,
+}
+
+impl FarCommand {
+    /// The far end of the store.
+    pub(super) fn serve_archive(settings: &SshSettings) -> FarCommand {
+        let archive = settings.archive.to_string_lossy().into_owned();
+        let words = vec!["--archive".to_owned(), archive, "--cluster".to_owned(), settings.cluster.clone()];
+        FarCommand { program: "serve-archive", words }
+    }
+}
 
 /// How a place behind ssh is reached, and what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +76,7 @@ const FIXED: &[&str] = &[
     "LogLevel=INFO",
 ];
 
-/// The words that follow the name of the ssh program.
+/// The words that follow the name of the ssh program, up to the host; the command there comes behind them.
 pub fn arguments(settings: &SshSettings) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec!["-T".into()];
     let mut option = |text: String| words.push(format!("-o{text}").into());
@@ -95,7 +110,6 @@ pub fn arguments(settings: &SshSettings) -> Vec<OsString> {
     words.extend(settings.options.iter().map(OsString::from));
     words.push("--".into());
     words.push((&settings.host).into());
-    words.push(far_command(settings));
     words
 }
 
@@ -109,15 +123,13 @@ fn path_option(name: &str, path: &Path) -> OsString {
 }
 
 /// The far end's command as one word for the shell there.
-fn far_command(settings: &SshSettings) -> OsString {
+pub(super) fn far_command(settings: &SshSettings, command: &FarCommand) -> OsString {
     let program = match &settings.remote_programs {
-        Some(folder) => folder.join(FAR_PROGRAM),
-        None => PathBuf::from(FAR_PROGRAM),
+        Some(folder) => folder.join(command.program),
+        None => PathBuf::from(command.program),
     };
-    let words = [program.to_string_lossy(), "--archive".into(), settings.archive.to_string_lossy(), "--cluster".into()];
-    let mut command: Vec<String> = words.iter().map(|word| quote(word)).collect();
-    command.push(quote(&settings.cluster));
-    command.join(" ").into()
+    let words = std::iter::once(quote(&program.to_string_lossy())).chain(command.words.iter().map(|word| quote(word)));
+    words.collect::<Vec<_>>().join(" ").into()
 }
 
 /// Quotes a word for any shell an account may have: single quotes mean the same to all of them.
@@ -130,8 +142,13 @@ fn quote(word: &str) -> String {
     }
 }
 
-/// What no setting may hold, as a sentence; `None` where all is well.
+/// What no setting of a store may hold, as a sentence; `None` where all is well.
 pub(super) fn objection(settings: &SshSettings) -> Option<String> {
+    far_objection(settings).or_else(|| path_objection(&settings.archive))
+}
+
+/// What no setting for any program at the far end may hold.
+pub(super) fn far_objection(settings: &SshSettings) -> Option<String> {
     let texts =
         [settings.host.as_str(), settings.user.as_deref().unwrap_or("x"), settings.jump.as_deref().unwrap_or("x")];
     if let Some(text) =
@@ -139,15 +156,16 @@ pub(super) fn objection(settings: &SshSettings) -> Option<String> {
     {
         return Some(format!("'{}' is no host or user", text.escape_debug()));
     }
-    let paths = [Some(&settings.archive), settings.remote_programs.as_ref()];
-    for path in paths.into_iter().flatten() {
-        let Some(text) = path.to_str() else { return Some(format!("the path '{}' is not UTF-8", path.display())) };
-        if text.contains(|c: char| c.is_control()) {
-            return Some(format!("the path '{}' holds control characters", text.escape_debug()));
-        }
-        if !path.is_absolute() {
-            return Some(format!("the path '{text}' is not absolute"));
-        }
+    settings.remote_programs.as_deref().and_then(path_objection)
+}
+
+fn path_objection(path: &Path) -> Option<String> {
+    let Some(text) = path.to_str() else { return Some(format!("the path '{}' is not UTF-8", path.display())) };
+    if text.contains(|c: char| c.is_control()) {
+        return Some(format!("the path '{}' holds control characters", text.escape_debug()));
+    }
+    if !path.is_absolute() {
+        return Some(format!("the path '{text}' is not absolute"));
     }
     None
 }
@@ -198,7 +216,9 @@ pub(super) mod tests {
         let at = |text: &str| words.iter().position(|word| word == text).expect(text);
         assert!(at("-oStrictHostKeyChecking=yes") < at("-oStrictHostKeyChecking=no"));
         assert!(at("-oStrictHostKeyChecking=no") < at("--"));
-        assert_eq!(words[at("--") + 1..], ["db2", "serve-archive --archive /srv/wal --cluster main"]);
+        assert_eq!(words[at("--") + 1..], ["db2"]);
+        let command = far_command(&settings, &FarCommand::serve_archive(&settings));
+        assert_eq!(command, "serve-archive --archive /srv/wal --cluster main");
     }
 
     #[test]

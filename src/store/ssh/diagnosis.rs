@@ -2,12 +2,14 @@
 
 use std::process::ExitStatus;
 
-use super::SshSettings;
+use super::command::SshSettings;
 
 /// What an ended ssh means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Diagnosis {
+pub struct Diagnosis {
+    /// What happened.
     pub reason: String,
+    /// What to do, where that is known.
     pub hint: Option<String>,
 }
 
@@ -110,12 +112,13 @@ const NOT_FOUND: i32 = 127;
 /// The shell found a file, but it is no program that may run.
 const NOT_EXECUTABLE: i32 = 126;
 
-/// Tells from the words and the end of ssh what happened. `status` is none where it was still running, or was ended.
-pub(super) fn diagnose(words: &str, status: Option<ExitStatus>, settings: &SshSettings) -> Diagnosis {
+/// Tells from the words and the end of ssh what happened. `program` should run there; `status` is none where ssh was
+/// still running, or was ended.
+pub(super) fn diagnose(words: &str, status: Option<ExitStatus>, program: &str, settings: &SshSettings) -> Diagnosis {
     let code = status.and_then(|status| status.code());
     let last = last_words(words);
     if code == Some(NOT_FOUND) || code == Some(NOT_EXECUTABLE) {
-        let reason = format!("serve-archive cannot be run on '{}': {last}", settings.host);
+        let reason = format!("{program} cannot be run on '{}': {last}", settings.host);
         let hint = "Install pgwarm there, or say where it is with 'programs' in the node's section; \
                     'distribute --programs' installs it.";
         return Diagnosis { reason, hint: Some(hint.to_owned()) };
@@ -151,6 +154,8 @@ mod tests {
     use super::super::command::tests::settings;
     use super::*;
 
+    const SERVE: &str = "serve-archive";
+
     fn code(code: i32) -> Option<ExitStatus> {
         Some(ExitStatus::from_raw(code << 8))
     }
@@ -179,7 +184,7 @@ mod tests {
             ("This account is currently not available.", "may not log in"),
         ];
         for (words, reason) in cases {
-            let diagnosis = diagnose(words, code(255), &settings());
+            let diagnosis = diagnose(words, code(255), SERVE, &settings());
             assert!(diagnosis.reason.contains(reason), "{words}: {}", diagnosis.reason);
             assert!(diagnosis.hint.is_some_and(|hint| hint.ends_with('.') && !hint.contains('{')), "{words}");
         }
@@ -187,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_told_by_the_status() {
-        let diagnosis = diagnose("bash: line 1: serve-archive: command not found\n", code(127), &settings());
+        let diagnosis = diagnose("bash: line 1: serve-archive: command not found\n", code(127), SERVE, &settings());
         assert_eq!(
             diagnosis.reason,
             "serve-archive cannot be run on 'db2': bash: line 1: serve-archive: command not found"
@@ -198,8 +203,8 @@ mod tests {
     #[test]
     fn the_far_ends_own_words_are_passed_on() {
         let words = "serve-archive: ERROR: [refused] connection refused by me";
-        let diagnosis = diagnose(words, code(20), &settings());
+        let diagnosis = diagnose(words, code(20), SERVE, &settings());
         assert_eq!(diagnosis.reason, format!("ssh ended with exit status: 20: {words}"));
-        assert_eq!(diagnose("", None, &settings()).reason, "the connection ended");
+        assert_eq!(diagnose("", None, SERVE, &settings()).reason, "the connection ended");
     }
 }

@@ -16,6 +16,7 @@ use super::{Entry, Payload, Place, Published, Space, Store, StoreError, StorePat
 mod child;
 mod command;
 mod diagnosis;
+mod far;
 mod pipe;
 mod reader;
 mod send;
@@ -24,7 +25,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use command::{SshSettings, arguments};
+pub use command::{FarCommand, SshSettings, arguments};
+pub use diagnosis::Diagnosis;
+pub use far::{FarProgram, FarStreams};
 
 use child::SshChild;
 use reader::RemoteFile;
@@ -176,9 +179,10 @@ fn connector(settings: &SshSettings, place: &Place) -> Box<Connector> {
         if let Some(reason) = command::objection(&settings) {
             return Err(Broken::Lost { reason, hint: Some("Correct it in the node's section.".to_owned()) });
         }
-        let (child, streams) = SshChild::start(&settings).map_err(|error| Broken::Lost {
-            reason: format!("cannot start '{}': {error}", settings.program.display()),
-            hint: Some("Install the OpenSSH client, or say where it is with 'program' in [ssh].".to_owned()),
+        let started = SshChild::start(&settings, &FarCommand::serve_archive(&settings));
+        let (child, streams) = started.map_err(|error| {
+            let Diagnosis { reason, hint } = far::not_started(&settings, &error);
+            Broken::Lost { reason, hint }
         })?;
         log::debug!("ssh to {} is process {}", settings.host, child.id());
         let cluster = settings.cluster.clone();
