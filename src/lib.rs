@@ -6,6 +6,8 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod failover;
+pub mod monitor;
 pub mod postgres;
 pub mod store;
 pub mod system;

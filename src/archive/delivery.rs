@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
+use super::claims;
 use super::dispute;
 use super::encode::Stamp;
 use super::layout;
@@ -134,6 +135,7 @@ fn try_to_send(
     if let Some((system, size)) = whose {
         archive.identity.admit(archive.store.place(), system, size)?;
     }
+    claims::admit(&archive, name, site.asked_by())?;
     match ship::ship(&layout::stem(name), payload, &*archive.store) {
         Ok(_) => Ok(()),
         Err(ShipError::Occupied { path, .. }) => dispute::resolve(name, payload, &archive, &path),
@@ -147,7 +149,7 @@ pub fn load(spool: &Spool, name: WalName, fingerprint: u64) -> Option<Delivery> 
     let kept: Kept = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
     let file = spool.outgoing().join(format!("{name}{}", kept.encoding.extension()));
     let payload = Payload::of_file(&file, kept.encoding).ok()?;
-    let fits = payload.sha256 == kept.sha256 && kept.fingerprint == fingerprint;
+    let fits = payload.sha256() == kept.sha256 && kept.fingerprint == fingerprint;
     fits.then_some(Delivery { name, stamp: kept.stamp, payload, stored: kept.stored })
 }
 
@@ -156,7 +158,7 @@ pub fn keep(spool: &Spool, delivery: &Delivery, fingerprint: u64) {
     let kept = Kept {
         stamp: delivery.stamp,
         encoding: delivery.payload.encoding,
-        sha256: delivery.payload.sha256,
+        sha256: delivery.payload.sha256(),
         fingerprint,
         stored: delivery.stored.clone(),
     };

@@ -63,6 +63,15 @@ impl ArchiveError {
         move |source| ArchiveError::Io { action, path, source }
     }
 
+    /// True where the place is closed to the file because another node goes on without this one.
+    pub fn is_superseded(&self) -> bool {
+        matches!(
+            self,
+            ArchiveError::Store(StoreError::Superseded { .. })
+                | ArchiveError::Ship(ShipError::Store(StoreError::Superseded { .. }))
+        )
+    }
+
     /// True where the place may be well again later without anybody doing anything, so that a queue is the answer.
     pub fn is_outage(&self) -> bool {
         match self {

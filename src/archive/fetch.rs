@@ -16,8 +16,9 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
+use super::claims::{self, Served};
 use super::layout;
-use super::places::{Site, Sites};
+use super::places::{Archive, Site, Sites};
 use super::queue::{self, Queue};
 use super::situation;
 use super::spool::{Spool, remove_if_there};
@@ -118,14 +119,14 @@ impl Fetcher {
         for source in self.sources() {
             if let Some(failure) = self.recently_down(&source) {
                 left_out.push((source, failure));
-            } else if let Some(handed) = self.ask(&source, name, target, asker, &mut trouble) {
+            } else if let Some(handed) = self.ask(&source, name, target, asker, thorough, &mut trouble) {
                 return Ok(Answer::Handed(handed));
             }
         }
         for (source, failure) in left_out {
             if !thorough {
                 trouble.add(&ArchiveError::Elsewhere(failure));
-            } else if let Some(handed) = self.ask(&source, name, target, asker, &mut trouble) {
+            } else if let Some(handed) = self.ask(&source, name, target, asker, thorough, &mut trouble) {
                 return Ok(Answer::Handed(handed));
             }
         }
@@ -139,9 +140,10 @@ impl Fetcher {
         name: WalName,
         target: &Path,
         asker: Option<Asker>,
+        thorough: bool,
         trouble: &mut Trouble,
     ) -> Option<Handed> {
-        let found = self.fetch_from(source, name, target, asker);
+        let found = self.fetch_from(source, name, target, asker, thorough);
         if let Source::Site(site) = source {
             match &found {
                 Ok(_) => site.mark_up(),
@@ -175,8 +177,9 @@ impl Fetcher {
         name: WalName,
         target: &Path,
         asker: Option<Asker>,
+        thorough: bool,
     ) -> Result<Option<Handed>, ArchiveError> {
-        match self.find(source, name, asker)? {
+        match self.find(source, name, asker, thorough)? {
             Some(found) => hand_over(found, name, target, asker).map(Some),
             None => Ok(None),
         }
@@ -210,20 +213,39 @@ impl Fetcher {
         sources
     }
 
-    fn find(&self, source: &Source, name: WalName, asker: Option<Asker>) -> Result<Option<Found>, ArchiveError> {
+    fn find(
+        &self,
+        source: &Source,
+        name: WalName,
+        asker: Option<Asker>,
+        thorough: bool,
+    ) -> Result<Option<Found>, ArchiveError> {
         match source {
-            Source::Site(site) => self.find_in_site(site, name, asker),
+            Source::Site(site) => self.find_in_site(site, name, asker, thorough),
             Source::Queues => self.find_in_queues(name),
         }
     }
 
-    fn find_in_site(&self, site: &Site, name: WalName, asker: Option<Asker>) -> Result<Option<Found>, ArchiveError> {
+    fn find_in_site(
+        &self,
+        site: &Site,
+        name: WalName,
+        asker: Option<Asker>,
+        thorough: bool,
+    ) -> Result<Option<Found>, ArchiveError> {
         let archive = site.archive()?;
         if let Some(asker) = asker {
             archive.identity.admit(archive.store.place(), asker.system, asker.segment_size)?;
         }
+        // Only into the own archive a superseded primary may have put what lies behind the fork. A standby would
+        // replay it before it learns of the new timeline; a restore may have been told to follow the old one.
+        if site.own && !thorough && claims::closes(&archive, name)? {
+            log::warn!("'{name}' in the {} is not served: a later timeline left its own before it", site.name());
+            return Ok(None);
+        }
         for encoding in self.encodings(name) {
             if let Some(reader) = archive.store.open(&layout::stored(name, encoding))? {
+                let Some(reader) = self.servable(reader, name, &archive, thorough)? else { return Ok(None) };
                 let identity = Some((archive.identity.system_identifier, archive.identity.segment_size));
                 return Ok(Some(Found {
                     reader,
@@ -235,6 +257,27 @@ impl Fetcher {
             }
         }
         Ok(None)
+    }
+
+    /// A history is served once its timeline is sure to stay. Until then a standby is told that there is none, for it
+    /// asks again; a restore would take that for the end, so it cannot be told.
+    fn servable(
+        &self,
+        reader: Box<dyn Read + Send>,
+        name: WalName,
+        archive: &Archive,
+        thorough: bool,
+    ) -> Result<Option<Box<dyn Read + Send>>, ArchiveError> {
+        let WalName::History(timeline) = name else { return Ok(Some(reader)) };
+        match claims::serve(archive, timeline, &self.config.local.node)? {
+            Served::Itself => Ok(Some(reader)),
+            Served::Instead(other) => Ok(Some(other)),
+            Served::NotYet(_) if !thorough => Ok(None),
+            Served::NotYet(claim) => Err(ArchiveError::Refused {
+                reason: format!("'{name}' is there, but not confirmed: {}", claim.words()),
+                hint: format!("Let the promotion of node {} end, or have it given up there.", claim.node),
+            }),
+        }
     }
 
     fn find_in_queues(&self, name: WalName) -> Result<Option<Found>, ArchiveError> {

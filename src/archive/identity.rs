@@ -27,7 +27,7 @@ pub struct Identity {
     /// The cluster's name, as in the configuration.
     pub cluster: String,
     /// PostgreSQL's system identifier; as text, since JSON numbers end at 2^53.
-    #[serde(with = "as_text")]
+    #[serde(with = "crate::wal::lsn::text")]
     pub system_identifier: SystemId,
     /// The size of a WAL segment, in bytes.
     pub segment_size: SegmentSize,
@@ -92,21 +92,6 @@ fn not_ours(place: &Place, detail: &str) -> ArchiveError {
             "Check cluster.name and node.{}.archive; an archive for a new cluster is made with 'archive-wal --init'.",
             place.node
         ),
-    }
-}
-
-/// Writes a system identifier as text.
-mod as_text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::wal::SystemId;
-
-    pub fn serialize<S: Serializer>(id: &SystemId, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(id)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemId, D::Error> {
-        String::deserialize(deserializer)?.parse().map(SystemId).map_err(de::Error::custom)
     }
 }
 

@@ -77,6 +77,11 @@ impl Site {
         &self.node.name
     }
 
+    /// The node that this one is.
+    pub fn asked_by(&self) -> &str {
+        &self.config.local.node
+    }
+
     /// True where it is a dr node.
     pub fn is_dr(&self) -> bool {
         self.node.kind == NodeKind::Dr

@@ -21,6 +21,7 @@ use super::places::{Site, Sites};
 use super::queue::Queue;
 use super::shipping;
 use super::spool::{Spool, remove_if_there};
+use super::superseded;
 use crate::config::{Ack, Config, Shipping};
 use crate::error::{Class, Failure};
 use crate::postgres::control::ControlFile;
@@ -128,7 +129,9 @@ impl Pusher {
 
     /// The places of `archive.to`; a configuration that names none must not look like success.
     fn places(&self) -> Result<Vec<Arc<Site>>, ArchiveError> {
-        let places = self.sites.of(&self.config.places(&self.config.archive.to));
+        let mut places = self.sites.of(&self.config.places(&self.config.archive.to));
+        let out = shipping::disarmed(&self.spool)?;
+        places.retain(|site| !out.contains(site.name()));
         if places.is_empty() {
             return Err(ArchiveError::Refused {
                 reason: "archive.to names no node that holds an archive".to_owned(),
@@ -215,6 +218,11 @@ impl Pusher {
         }
         let mut queued = Vec::new();
         let mut fatal = Vec::new();
+        if failures.iter().any(|(_, error)| error.is_superseded()) {
+            self.step_aside(&delivery);
+            // That this server has been superseded is what the operator must see before anything else.
+            failures.sort_by_key(|(_, error)| !error.is_superseded());
+        }
         for (site, error) in failures {
             let kept = if error.is_outage() { self.queue(&site, &delivery, &error) } else { Err(error) };
             match kept {
@@ -225,10 +233,20 @@ impl Pusher {
         self.answer(delivery, places, queued, fatal)
     }
 
+    fn step_aside(&self, delivery: &Delivery) {
+        match superseded::step_aside(&self.config, &self.sites, &self.spool, delivery.name, &delivery.payload) {
+            Ok(Some(kept)) => log::warn!("'{}' is kept as '{}'", delivery.name, kept.display()),
+            Ok(None) => {}
+            Err(error) => log::warn!("'{}' stays in pg_wal and nowhere else: {error}", delivery.name),
+        }
+    }
+
     fn alternates(&self, places: &[Arc<Site>]) -> Vec<Arc<Site>> {
         let nodes = self.config.places(&self.config.archive.alternate);
         let mut sites = self.sites.of(&nodes);
-        sites.retain(|site| !places.iter().any(|place| place.name() == site.name()));
+        // What cannot be read is shipped to: a copy too many harms less than one too few.
+        let out = shipping::disarmed(&self.spool).unwrap_or_default();
+        sites.retain(|site| !places.iter().any(|place| place.name() == site.name()) && !out.contains(site.name()));
         sites
     }
 
@@ -303,7 +321,11 @@ impl Pusher {
         match self.config.archive.ack {
             // A copy in an archive elsewhere is worth more than one in a queue here.
             Ack::Local => queued || !delivery.stored.is_empty(),
-            Ack::Standby => delivery.stored.iter().any(|node| node != own),
+            Ack::Standby => {
+                let elsewhere = |site: &Arc<Site>| !site.own;
+                let alone = !places.iter().any(elsewhere) && !self.alternates(places).iter().any(elsewhere);
+                delivery.stored.iter().any(|node| node != own) || (alone && !delivery.stored.is_empty())
+            }
             Ack::All => places.iter().all(|site| delivery.is_stored(site.name())),
             Ack::Count(count) => delivery.stored.len() >= count as usize,
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::ArchiveError;
+use super::claims;
 use super::consumers::{self, Record};
 use super::dispute;
 use super::hole;
@@ -25,6 +26,7 @@ use super::queue::Queue;
 use super::spool::Spool;
 use crate::config::Config;
 use crate::error::{Explain, Failure};
+use crate::store::claim::State;
 use crate::store::ship::{self, ShipError, Shipped};
 use crate::store::{Encoding, EntryKind, Payload, StoreError, StorePath};
 use crate::system::clock::Deadline;
@@ -177,6 +179,7 @@ impl Relay<'_> {
             cursor.save(&ends.target, self.relayer())?;
             self.report(&ends.own, &cursor, needed)?;
             self.pass_on_records(ends)?;
+            self.pass_on_claims(ends)?;
         }
         Ok(())
     }
@@ -194,6 +197,7 @@ impl Relay<'_> {
         while timeline.0 <= newest(cursor).saturating_add(TIMELINES_AHEAD) {
             // One that was sent is not read again, and one that comes late is not missed.
             if !cursor.histories.contains(&timeline.0)
+                && claims::of(&ends.own, timeline)?.is_none_or(|claim| claim.state == State::Confirmed)
                 && let Some(file) = ends.own.store.open(&layout::history(timeline))?
             {
                 let begun = begin_of(timeline, file, &ends.own)?;
@@ -340,6 +344,11 @@ impl Relay<'_> {
         match ship::ship(&layout::stem(name), payload, &*target.store) {
             Ok(shipped) => Ok(shipped == Shipped::Stored),
             Err(ShipError::Occupied { path, .. }) => dispute::resolve(name, payload, target, &path).map(|()| false),
+            // What a superseded primary left here stays here.
+            Err(ShipError::Store(error @ StoreError::Superseded { .. })) => {
+                log::info!("{error}");
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -354,6 +363,21 @@ impl Relay<'_> {
         let Some(oldest) = needed.into_iter().min_by_key(|segment| segment.position()) else { return Ok(()) };
         let who = format!("relay-{}", self.target.name());
         Record::new(&who, "relayed so far", oldest).write(own)
+    }
+
+    /// A place that was not reached while a timeline was claimed learns of it here.
+    fn pass_on_claims(&self, ends: &Ends) -> Result<(), ArchiveError> {
+        let here = claims::all(&ends.own)?;
+        let there = if here.is_empty() { Vec::new() } else { claims::all(&ends.target)? };
+        let spool = Spool::new(&self.config.local.spool);
+        for claim in here.iter().filter(|claim| claim.state == State::Confirmed) {
+            match there.iter().find(|known| known.timeline == claim.timeline) {
+                None => _ = claims::copy(&ends.target, &spool, claim)?,
+                Some(known) if known.id == claim.id && known != claim => claims::update(&ends.target, claim)?,
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The target removes by the same rule, so it must know what the other nodes need of it.

@@ -2,7 +2,9 @@
 //!
 //! A file in the spool goes before the configuration, so that a promotion can disarm a node with one rename. Discarding
 //! breaks the chain of WAL; it needs a confirmation in the configuration and leaves a record that later checks show.
+//! A single node's archive can be taken out, too.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +13,7 @@ use chrono::Local;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
-use super::spool::Spool;
+use super::spool::{Spool, remove_if_there};
 use crate::config::{Archive, Shipping};
 use crate::system::durable;
 use crate::system::lock::{Lock, Taken};
@@ -69,6 +71,45 @@ pub fn set(spool: &Spool, mode: Shipping, settings: &Archive) -> Result<(), Arch
     spool.prepare()?;
     let path = spool.shipping();
     durable::replace(&path, format!("{}\n", word(mode)).as_bytes()).map_err(ArchiveError::io("write", path))
+}
+
+/// The nodes whose archives are taken out: nothing is shipped there, nothing waits for them, and `ack` does not count
+/// them. A promotion takes the old primary out, for whatever stands there is not part of the cluster until it is back.
+pub fn disarmed(spool: &Spool) -> Result<BTreeSet<String>, ArchiveError> {
+    let folder = spool.disarmed();
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(ArchiveError::io("list", folder)(error)),
+    };
+    let mut nodes = BTreeSet::new();
+    for entry in entries {
+        let name = entry.map_err(ArchiveError::io("list", &folder))?.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(durable::TEMPORARY_PREFIX) {
+            nodes.insert(name);
+        }
+    }
+    Ok(nodes)
+}
+
+/// Takes the archive of a node out, durably. May be repeated.
+pub fn disarm(spool: &Spool, node: &str) -> Result<(), ArchiveError> {
+    let folder = spool.disarmed();
+    spool.make(&folder)?;
+    let path = folder.join(node);
+    let now = Local::now().to_rfc3339();
+    durable::replace(&path, format!("{now}\n").as_bytes()).map_err(ArchiveError::io("write", path))
+}
+
+/// Counts the archive of a node again. False where it was never taken out.
+pub fn rearm(spool: &Spool, node: &str) -> Result<bool, ArchiveError> {
+    let path = spool.disarmed().join(node);
+    let was = remove_if_there(&path).map_err(ArchiveError::io("remove", &path))?;
+    if was {
+        let folder = spool.disarmed();
+        durable::sync_directory(&folder).map_err(ArchiveError::io("fsync", folder))?;
+    }
+    Ok(was)
 }
 
 /// Refuses to discard without the confirmation.

@@ -1,6 +1,7 @@
 //! What this machine keeps beside the archives: queues, deliveries under way, caches, the worker's socket.
 //!
-//! Only the queues hold anything that cannot be made again. Everything else here may be deleted at any time.
+//! Only the queues and the quarantine hold anything that cannot be made again, and the switches say what an operator or
+//! a promotion decided. Everything else here may be deleted at any time.
 
 use std::fs;
 use std::io;
@@ -44,6 +45,16 @@ impl Spool {
     /// What waits for one node.
     pub fn queue(&self, node: &str) -> PathBuf {
         self.queues().join(node)
+    }
+
+    /// WAL that no archive takes any more.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// Nodes whose archives were taken out by hand or by a promotion, until they are armed again.
+    pub fn disarmed(&self) -> PathBuf {
+        self.root.join("disarmed")
     }
 
     /// Remembers for a short time that a node is down.

@@ -40,7 +40,15 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     if arguments.get_flag("worker") {
         return worker::run(context.config.clone()).map(|()| 0).map_err(Failure::from);
     }
-    for (flag, mode) in [("arm", Shipping::Armed), ("refuse", Shipping::Refuse), ("discard", Shipping::Discard)] {
+    match arguments.get_one::<String>("arm").map(String::as_str) {
+        Some("") => return switch(Shipping::Armed, context),
+        Some(node) => return switch_node(node, true, context),
+        None => {}
+    }
+    if let Some(node) = arguments.get_one::<String>("disarm") {
+        return switch_node(node, false, context);
+    }
+    for (flag, mode) in [("refuse", Shipping::Refuse), ("discard", Shipping::Discard)] {
         if arguments.get_flag(flag) {
             return switch(mode, context);
         }
@@ -210,6 +218,23 @@ fn switch(mode: Shipping, context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Takes the archive of one node out, or counts it again.
+fn switch_node(node: &str, arm: bool, context: &Context) -> Result<u8, Failure> {
+    let config = &context.config;
+    if config.node(node).is_none_or(|node| node.archive.is_none()) {
+        let failure = Failure::new(Class::Usage, format!("there is no node '{node}' that holds an archive"));
+        return Err(failure.hinted("'archive-wal --status' shows where files go."));
+    }
+    let spool = Spool::new(&config.local.spool);
+    if !context.dry_run && arm {
+        shipping::rearm(&spool, node)?;
+    } else if !context.dry_run {
+        shipping::disarm(&spool, node)?;
+    }
+    output::line(format_args!("shipping to {node}: {}", if arm { "armed" } else { "disarmed" }));
+    Ok(0)
+}
+
 fn init_places(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let wanted = arguments.get_one::<String>("init").map(String::as_str).filter(|name| !name.is_empty());
     for made in init::init(&context.config, wanted.into_iter(), context.dry_run)? {
@@ -265,6 +290,7 @@ fn status(context: &Context) -> Result<u8, Failure> {
     let spool = Spool::new(&config.local.spool);
     let mode = shipping::word(shipping::mode(&spool, config.archive.shipping)?);
     let chains = shipping::broken_chains(&spool)?;
+    let disarmed = shipping::disarmed(&spool)?;
     let mut queues = Vec::new();
     for node in queue::nodes(&spool)? {
         let contents = Queue::new(&spool, &node).contents()?;
@@ -283,12 +309,16 @@ fn status(context: &Context) -> Result<u8, Failure> {
             })
             .collect();
         let worker = worker.map(|(process, prepared, prefetched)| json!({ "process": process, "prepared": prepared, "prefetched": prefetched }));
-        let status = json!({ "node": config.local.node, "shipping": mode, "broken_chains": chains, "queues": queues, "worker": worker });
+        let status = json!({ "node": config.local.node, "shipping": mode, "disarmed": disarmed,
+            "broken_chains": chains, "queues": queues, "worker": worker });
         output::line(format_args!("{status:#}"));
         return Ok(0);
     }
     output::line(format_args!("node      {}", config.local.node));
     output::line(format_args!("shipping  {mode}"));
+    for node in &disarmed {
+        output::line(format_args!("disarmed  {node}: nothing is shipped there; 'archive-wal --arm {node}' ends that"));
+    }
     for chain in &chains {
         output::line(format_args!(
             "BROKEN    {} files discarded, '{}' to '{}', {} to {}",

@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use super::PROGRAMS;
 use crate::config::{Source, value};
 use crate::store::serve::is_plain_name;
+use crate::wal::Lsn;
 
 /// The command of every program, for completions and manual pages.
 pub fn all() -> Vec<Command> {
@@ -22,7 +23,7 @@ pub fn archive_wal() -> Command {
     configured("archive-wal", "Archives one WAL file to the places that the configuration names")
         .override_usage(
             "archive-wal [OPTIONS] <PATH> [NAME]\n       \
-             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm | --refuse | --discard | --status>",
+             archive-wal [OPTIONS] <--flush | --init [PLACE] | --arm [NODE] | --disarm NODE | --refuse | --discard | --status>",
         )
         .arg(path("path", "The file, as PostgreSQL's %p").value_name("PATH"))
         .arg(text("name", "Its name, as %f; else the last part of PATH").value_name("NAME").requires("path"))
@@ -34,7 +35,14 @@ pub fn archive_wal() -> Command {
                 .num_args(0..=1)
                 .default_missing_value(""),
         )
-        .arg(flag("arm", "Ship again, whatever the configuration says"))
+        .arg(
+            text("arm", "Ship again, whatever the configuration says; with NODE: to the archive of that node")
+                .long("arm")
+                .value_name("NODE")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(text("disarm", "Take the archive of NODE out until it is armed again").long("disarm").value_name("NODE"))
         .arg(flag("refuse", "Refuse every file, so that PostgreSQL keeps it"))
         .arg(flag("discard", "Throw WAL away; needs archive.discard_confirmation"))
         .arg(flag("status", "Show queues, places and the switch"))
@@ -42,7 +50,7 @@ pub fn archive_wal() -> Command {
         .arg(flag("no-worker", "Do the work in this process"))
         .group(
             ArgGroup::new("job")
-                .args(["path", "flush", "init", "arm", "refuse", "discard", "status", "worker", "show-config"])
+                .args(["path", "flush", "init", "arm", "disarm", "refuse", "discard", "status", "worker", "show-config"])
                 .required(true),
         )
 }
@@ -97,7 +105,8 @@ pub fn relay_wal() -> Command {
 pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
-            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+            "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
+             [--note KEY=VALUE] [--keep-it]\n       \
              base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
@@ -134,6 +143,16 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(flag(
+            "incremental",
+            "take: store only what differs from the newest usable backup; a full one if there is none",
+        ))
+        .arg(
+            text("parent", "take: let the incremental backup build on this one")
+                .long("parent")
+                .value_name("LABEL")
+                .requires("incremental"),
+        )
         .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
         .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
@@ -158,6 +177,130 @@ pub fn base_backup() -> Command {
         .arg(flag("keep-config", "take --to: let the node keep its own files of settings where it has them"))
         .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
+}
+
+/// `trigger-failover`: makes this node the primary.
+pub fn trigger_failover() -> Command {
+    const LIFTS: &str = "What lifts a rule";
+    configured("trigger-failover", "Makes this standby the primary, if nothing speaks against it")
+        .override_usage(
+            "trigger-failover [OPTIONS] [--fast | --target TIME | --switchover]\n       \
+             trigger-failover --abort\n       \
+             trigger-failover --rules",
+        )
+        .arg(flag("fast", "Open with what is here; what others have is not fetched"))
+        .arg(
+            text("target", "Open as of TIME, with offset, such as '2026-03-01 12:00:00+01:00'")
+                .short('R')
+                .long("target")
+                .value_name("TIME"),
+        )
+        .arg(flag("switchover", "Change places with the primary, which is alive"))
+        .arg(flag("fence", "Stop whoever may take writes first").help_heading(LIFTS))
+        .arg(
+            text("down", "NODE is certainly off or cut off from its clients; may be given again")
+                .long("down")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .help_heading(LIFTS),
+        )
+        .arg(
+            text("ignore", "Do without what only NODE may hold; may be given again")
+                .long("ignore")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .help_heading(LIFTS),
+        )
+        .arg(flag("take-claim", "Take over the claim of a node that is gone").help_heading(LIFTS))
+        .arg(flag("even-if-behind", "Promote this node although another is the better choice").help_heading(LIFTS))
+        .arg(flag("accept-loss", "Lose WAL that is known to be elsewhere").help_heading(LIFTS))
+        .arg(flag("without-configuration", "Go on without what a primary needs").help_heading(LIFTS))
+        .arg(flag("abort", "Give up an operation that was cut short"))
+        .arg(flag("rules", "Print the rules, then end"))
+        .arg(
+            text("observe", "Print what this node, NODE, sees of itself").long("observe").value_name("NODE").hide(true),
+        )
+        .group(ArgGroup::new("job").args(["fast", "target", "switchover", "abort", "rules", "observe", "show-config"]))
+}
+
+/// `flush-primary`: the first half of a switchover.
+pub fn flush_primary() -> Command {
+    configured("flush-primary", "Stops this primary with everything sent on, so that a standby can take over")
+        .override_usage(
+            "flush-primary [OPTIONS]\n       \
+             flush-primary --undo [--ignore NODE]\n       \
+             flush-primary --follow <NODE>",
+        )
+        .arg(flag("undo", "Start the primary again, if nobody has taken over"))
+        .arg(text("follow", "Come back as a standby of NODE, which has taken over").long("follow").value_name("NODE"))
+        .arg(
+            text("ignore", "undo: do not ask the archive of NODE; may be given again")
+                .long("ignore")
+                .value_name("NODE")
+                .action(ArgAction::Append)
+                .requires("undo"),
+        )
+        .arg(text("for", "NODE takes over and sees for itself what it has").long("for").value_name("NODE").hide(true))
+        .group(ArgGroup::new("job").args(["undo", "follow", "for", "show-config"]))
+}
+
+/// `pitr-restore`: the word first, then where to.
+pub fn pitr_restore() -> Command {
+    let to =
+        |name: &'static str, value: &'static str, help: &'static str| text(name, help).long(name).value_name(value);
+    configured("pitr-restore", "Plans and makes restores to a point in time")
+        .override_usage(
+            "pitr-restore plan [TARGET] [--timeline N] [--backup LABEL] [--to DIR]\n       \
+             pitr-restore run [TARGET] --to <DIR> [--delta] [--map OID=DIR] [--action WORD] [--start]",
+        )
+        .arg(
+            Arg::new("job")
+                .help("What to do")
+                .value_name("JOB")
+                .value_parser(["plan", "run"])
+                .required_unless_present("show-config"),
+        )
+        .arg(to("time", "TIME", "Target: the state at this time, with its offset: '2026-03-01 12:00:00+01:00'"))
+        .arg(to("xid", "ID", "Target: this transaction").value_parser(value_parser!(u64)))
+        .arg(to("lsn", "LSN", "Target: this position").value_parser(value_parser!(Lsn)))
+        .arg(to("name", "NAME", "Target: this restore point (pg_create_restore_point)"))
+        .arg(flag("immediate", "Target: the end of the backup"))
+        .arg(flag("latest", "Target: all the WAL there is; the default"))
+        .group(ArgGroup::new("target").args(["time", "xid", "lsn", "name", "immediate", "latest"]))
+        .arg(flag("exclusive", "Stop just before the target, not just behind it"))
+        .arg(
+            to("timeline", "N", "Follow this timeline: a number, latest or current (the backup's)")
+                .default_value("latest"),
+        )
+        .arg(to("backup", "LABEL", "Restore from this backup; else from the newest that leads there"))
+        .arg(to("place", "NODE", "The node whose archive holds the backups; else this one"))
+        .arg(
+            to("action", "WORD", "run: what happens at the target: pause, promote or shutdown")
+                .value_parser(["pause", "promote", "shutdown"]),
+        )
+        .arg(path("to", "The data directory to restore into").long("to").value_name("DIR"))
+        .arg(to("map", "OID=DIR", "Put the tablespace OID into DIR; may be given again").action(ArgAction::Append))
+        .arg(path("wal-dir", "Make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(flag("delta", "Overwrite an older state of the same system with what differs"))
+        .arg(flag("drop-wal", "Give up WAL that lies only in the older state's pg_wal"))
+        .arg(flag("standby", "run: make it a standby, which waits for more WAL"))
+        .arg(flag("ship", "run: let it archive as the server it came from; else archive_mode is off"))
+        .arg(
+            to("setting", "NAME=VALUE", "run: set this too, such as port=5433; may be given again")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("start", "run: start it and wait until the target is reached"))
+        .arg(
+            to("deadline", "TIME", "run: give recovery so long, such as 2h; else drill.deadline")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+}
+
+/// The words of a program; the hidden ones are for programs of ours.
+fn jobs(shown: &[&'static str], hidden: &[&'static str]) -> PossibleValuesParser {
+    let hidden = hidden.iter().map(|word| PossibleValue::new(word).hide(true));
+    PossibleValuesParser::new(shown.iter().map(PossibleValue::new).chain(hidden))
 }
 
 /// `standby-init`: one job, then what kind of standby it is.
@@ -219,12 +362,6 @@ pub fn standby_init() -> Command {
                 .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
         )
         .group(ArgGroup::new("job").args(["from", "adopt", "follow", "rejoin", "abandon", "show-config"]).required(true))
-}
-
-/// The words of a program; the hidden ones are for programs of ours.
-fn jobs(shown: &[&'static str], hidden: &[&'static str]) -> PossibleValuesParser {
-    let hidden = hidden.iter().map(|word| PossibleValue::new(word).hide(true));
-    PossibleValuesParser::new(shown.iter().map(PossibleValue::new).chain(hidden))
 }
 
 /// `check-node`: changes nothing.
@@ -296,7 +433,7 @@ fn plain(name: &'static str, about: &'static str) -> Command {
 }
 
 /// A command with what every program has that reads the configuration.
-fn configured(name: &'static str, about: &'static str) -> Command {
+pub(super) fn configured(name: &'static str, about: &'static str) -> Command {
     const HEADING: &str = "Configuration";
     plain(name, about)
         .arg(flag("dry-run", "Show what would be done, and change nothing"))
@@ -323,17 +460,17 @@ pub fn source(matches: &ArgMatches) -> Source {
 }
 
 /// A switch with a long name.
-fn flag(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
 }
 
 /// An option with a number from 0 on.
-fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
+pub(super) fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
     Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u32).range(0..=i64::from(most)))
 }
 
 /// An argument with a text.
-fn text(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn text(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).help(help)
 }
 

@@ -90,10 +90,22 @@ impl Remote {
         input: Option<Vec<u8>>,
         deadline: Deadline,
     ) -> Result<Outcome, RemoteError> {
-        let mut call = Call::new(&self.program).args(&self.words).arg(command(script, args));
-        if let Some(input) = input {
-            call = call.stdin(input);
-        }
+        let feed = |call: Call| match input {
+            Some(input) => call.stdin(input),
+            None => call,
+        };
+        self.run_with(script, args, feed, deadline)
+    }
+
+    /// The same, with the call changed before it is made: other limits, other input.
+    pub fn run_with(
+        &self,
+        script: &str,
+        args: &[&str],
+        change: impl FnOnce(Call) -> Call,
+        deadline: Deadline,
+    ) -> Result<Outcome, RemoteError> {
+        let call = change(Call::new(&self.program).args(&self.words).arg(command(script, args)));
         let outcome = call.run(deadline).map_err(|source| RemoteError::Process { node: self.node.clone(), source })?;
         let reason = match outcome.status {
             Ended::Exit(SSH_FAILED) => outcome.complaint(),

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, ConfMode, Config, Local, Log, Node, NodeKind, Notify, PlaceWord,
-    Queue, Relay, Restore, Shipping, Ssh, Standby, StandbyMode, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, ConfMode, Config, Drill, Failover, Local, Log, Monitor, Node,
+    NodeKind, Notify, PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Standby, StandbyMode, Transport,
 };
 use crate::store::Encoding;
 
@@ -123,11 +123,14 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
             interval: from.time("relay", "interval"),
         },
         backup: backup(&from),
+        failover: failover(&from),
+        drill: drill(&from),
         standby: standby(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
         check: check(&from),
+        monitor: monitor(&from),
         nodes: settled.nodes.iter().map(|(name, values)| node(name, &Reader { values, read })).collect(),
         fingerprint: fingerprint(settled),
     }
@@ -210,6 +213,24 @@ fn backup(from: &Reader<'_>) -> Backup {
     }
 }
 
+fn failover(from: &Reader<'_>) -> Failover {
+    Failover {
+        fence: from.words("failover", "fence"),
+        fence_deadline: from.time("failover", "fence_deadline"),
+        action: from.words("failover", "action"),
+        action_deadline: from.time("failover", "action_deadline"),
+        contact: from.time("failover", "contact"),
+        deadline: from.time("failover", "deadline"),
+        sessions: from.time("failover", "sessions"),
+        drain: from.time("failover", "drain"),
+        stop: from.time("failover", "stop"),
+    }
+}
+
+fn drill(from: &Reader<'_>) -> Drill {
+    Drill { deadline: from.time("drill", "deadline") }
+}
+
 fn standby(from: &Reader<'_>) -> Standby {
     Standby {
         mode: match from.word("standby", "mode").as_str() {
@@ -272,12 +293,41 @@ fn check(from: &Reader<'_>) -> Check {
         archive_age_critical: from.time("check", "archive_age_critical"),
         free_warning: from.count("check", "free_warning"),
         free_critical: from.count("check", "free_critical"),
+        lag_warning: from.size("check", "lag_warning"),
+        lag_critical: from.size("check", "lag_critical"),
+        slot_warning: from.size("check", "slot_warning"),
+        slot_critical: from.size("check", "slot_critical"),
+        drill_age_warning: from.time("check", "drill_age_warning"),
+    }
+}
+
+fn monitor(from: &Reader<'_>) -> Monitor {
+    let names = from.word("monitor", "event_notifications");
+    Monitor {
+        interval: from.time("monitor", "interval"),
+        deadline: from.time("monitor", "deadline"),
+        lost_after: from.time("monitor", "lost_after"),
+        history: from.time("monitor", "history"),
+        keep: from.time("monitor", "keep"),
+        keep_events: from.time("monitor", "keep_events"),
+        survey: from.time("monitor", "survey"),
+        relay: from.switch("monitor", "relay"),
+        http: from.text("monitor", "http"),
+        pid_file: from.path("monitor", "pid_file"),
+        event_notification_command: from.words("monitor", "event_notification_command"),
+        event_notifications: names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
 fn node(name: &str, from: &Reader<'_>) -> Node {
     Node {
         name: name.to_string(),
+        id: from.number("node", "id"),
         kind: match from.word("node", "kind").as_str() {
             "dr" => NodeKind::Dr,
             "witness" => NodeKind::Witness,

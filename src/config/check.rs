@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::check_monitor;
 use super::options::nearest;
 use super::value::time_text;
 use super::{Ack, Config, Node, NodeKind, PlaceWord, Shipping, Transport};
@@ -24,10 +25,16 @@ pub struct Finding {
 }
 
 /// Collects findings.
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, section: &str, key: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add(
+        &mut self,
+        section: &str,
+        key: &'static str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.0.push(Finding { section: section.to_string(), key, message: message.into(), hint: hint.into() });
     }
 }
@@ -54,6 +61,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     check_deadlines(config, &mut findings);
     check_thresholds(config, &mut findings);
     check_ssh_options(config, &mut findings);
+    check_monitor::check(config, &mut findings);
     findings.0
 }
 

@@ -5,6 +5,7 @@
 //! `render` prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a
 //! struct a section. No secret ever stands in it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::store::Encoding;
 
 mod build;
 mod check;
+mod check_monitor;
 mod error;
 pub mod ini;
 pub mod load;
@@ -33,11 +35,14 @@ pub struct Config {
     pub restore: Restore,
     pub relay: Relay,
     pub backup: Backup,
+    pub failover: Failover,
+    pub drill: Drill,
     pub standby: Standby,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
     pub check: Check,
+    pub monitor: Monitor,
     /// Every `[node.NAME]`, in the order of the file.
     pub nodes: Vec<Node>,
     /// A hash over every value: two programs with equal fingerprints run with equal settings.
@@ -206,6 +211,13 @@ pub struct Backup {
     pub keep_days: u32,
 }
 
+/// `[drill]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drill {
+    /// How long recovery may take. Default 1d, 1min..30d.
+    pub deadline: Duration,
+}
+
 /// How the server makes the checkpoint with which a backup begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkpoint {
@@ -213,6 +225,29 @@ pub enum Checkpoint {
     Fast,
     /// Over as long as checkpoint_completion_target says.
     Spread,
+}
+
+/// `[failover]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    /// Makes sure that a node is stopped; its name becomes the last word. Only exit code 0 proves it. Empty: over ssh.
+    pub fence: Vec<String>,
+    /// Default 30s, 1s..1h.
+    pub fence_deadline: Duration,
+    /// Runs on the new primary at the end; must return 0. Empty: nothing.
+    pub action: Vec<String>,
+    /// Default 1min, 1s..1h.
+    pub action_deadline: Duration,
+    /// How long another node may take to answer. Default 3s, 100ms..1min.
+    pub contact: Duration,
+    /// How long replaying and promoting may take. Default 5min, 1s..1d.
+    pub deadline: Duration,
+    /// How long a primary that is flushed lets its sessions end by themselves. Default 1s, 0..1h.
+    pub sessions: Duration,
+    /// How long its archiver may take. Default 30s, 1s..1h.
+    pub drain: Duration,
+    /// How long it may take to stop, mode by mode. Default 30s, 1s..1h.
+    pub stop: Duration,
 }
 
 /// `[standby]`
@@ -338,13 +373,60 @@ pub struct Check {
     /// Free share of the archive's and the spool's file system, percent. Defaults 20, 10.
     pub free_warning: u32,
     pub free_critical: u32,
+    /// How far a node may be behind the primary, bytes. Defaults 256MB, 4GB.
+    pub lag_warning: u64,
+    pub lag_critical: u64,
+    /// How much WAL a replication slot may hold back, bytes. Defaults 1GB, 10GB.
+    pub slot_warning: u64,
+    pub slot_critical: u64,
+    /// How old the last proven restore may be; 0: as old as it is. Default 0.
+    pub drill_age_warning: Duration,
+}
+
+/// `[monitor]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Monitor {
+    /// How often every node is looked at. Default 1s, 100ms..1h.
+    pub interval: Duration,
+    /// How long a node may take to answer. Default 900ms, 100ms..1min.
+    pub deadline: Duration,
+    /// A node that has not answered for so long is lost. Default 3s, 1s..1h.
+    pub lost_after: Duration,
+    /// How often lag goes into the database; 0: never. Default 10s.
+    pub history: Duration,
+    /// How long the history of lag is kept. Default 30d.
+    pub keep: Duration,
+    /// How long events are kept. Default 365d.
+    pub keep_events: Duration,
+    /// How often the own archive is listed whole. Default 5min, 1s..1d.
+    pub survey: Duration,
+    /// The daemon relays WAL also. Default off.
+    pub relay: bool,
+    /// Where HTTP is answered, as written; none: nowhere.
+    pub http: Option<String>,
+    /// Holds the process id; none: no such file.
+    pub pid_file: Option<PathBuf>,
+    /// Run for each event; empty: none.
+    pub event_notification_command: Vec<String>,
+    /// The events it is run for; empty: all.
+    pub event_notifications: Vec<String>,
+}
+
+impl Monitor {
+    /// Where HTTP is answered: a port alone means loopback. None where nothing is set or it makes no sense.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        let text = self.http.as_deref()?;
+        let port = text.parse::<u16>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        port.ok().or_else(|| text.parse().ok())
+    }
 }
 
 /// What a node is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A database node: primary or standby, as the server says.
+    #[default]
     Node,
     /// A disaster-recovery node.
     Dr,
@@ -353,20 +435,23 @@ pub enum NodeKind {
 }
 
 /// How a node is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// The system's ssh, with `serve-archive` at the far end.
+    #[default]
     Ssh,
     /// The ssh2 library and any sftp server; no pgwarm needed at the far end.
     Sftp,
 }
 
 /// `[node.NAME]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     /// NAME: plain letters, digits, `_` and `-`.
     pub name: String,
+    /// Its number in events and views; none: given at registration.
+    pub id: Option<i32>,
     pub kind: NodeKind,
     /// Host name or address for ssh; required for a node that other nodes reach.
     pub host: Option<String>,

@@ -8,6 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Class, Explain};
 use crate::wal::page::{u32_at, u64_at};
 use crate::wal::{Lsn, SegmentSize, SystemId, TimelineId};
@@ -52,6 +54,8 @@ pub struct ControlFile {
     pub redo: Lsn,
     /// The timeline of the latest checkpoint.
     pub checkpoint_timeline: TimelineId,
+    /// When the latest checkpoint began, in seconds since 1970 by the clock of the primary (`checkPointCopy.time`).
+    pub checkpoint_time: i64,
     /// Up to where a standby must recover before its data are consistent; invalid where no recovery is under way.
     pub min_recovery_point: Lsn,
     /// The timeline of that position; 0 where there is none.
@@ -72,7 +76,8 @@ pub struct ControlFile {
 
 /// What the server was doing when it last wrote the control file (DBState). A server killed in production leaves
 /// [`ClusterState::InProduction`] behind, so this never proves that one is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ClusterState {
     /// DB_STARTUP
     StartingUp,
@@ -202,6 +207,7 @@ impl ControlFile {
             checkpoint: Lsn(u64_at(bytes, 32)),
             redo: Lsn(u64_at(bytes, 40)),
             checkpoint_timeline: TimelineId(u32_at(bytes, 48)),
+            checkpoint_time: u64_at(bytes, 104).cast_signed(),
             min_recovery_point: Lsn(u64_at(bytes, 136)),
             min_recovery_timeline: TimelineId(u32_at(bytes, 144)),
             backup_start: Lsn(u64_at(bytes, 152)),

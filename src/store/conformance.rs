@@ -108,6 +108,7 @@ pub fn suite(make: &mut dyn FnMut() -> Box<dyn Store>) {
         published_files_are_read_back,
         a_name_is_given_once,
         a_rival_is_in_the_way,
+        what_a_claim_closes_is_not_taken,
         damage_on_the_way_leaves_nothing,
         an_unreadable_payload_leaves_nothing,
         folders_list_what_they_hold,
@@ -189,13 +190,35 @@ fn a_rival_is_in_the_way(store: &dyn Store) {
     assert_eq!(names(store, &path("wal")), Some(vec!["x.gz".to_owned()]));
 }
 
+fn what_a_claim_closes_is_not_taken(store: &dyn Store) {
+    let name = |segment: &str| path(&format!("wal/0000000100000000/00000001000000000000000{segment}.zst"));
+    let publish = |at: &StorePath| store.publish(at, &TestFile::new(b"x").payload, &[]);
+    assert_eq!(publish(&name("5")).expect("because nothing is claimed"), Published::New);
+    let claim = br#"{"format":1,"timeline":2,"parent":1,"fork":"0/5000100","segment_size":16777216,"node":"beta",
+        "id":"x","state":"claimed","at":"now"}"#;
+    let closed = path("claims/00000002.json");
+    let made = store.publish(&closed, &TestFile::new(claim).payload, &[]).expect("because nobody claimed it");
+    assert_eq!(made, Published::New);
+    // The first look may have been before the claim: no place may believe it for long.
+    let refused = publish(&name("6"));
+    assert!(matches!(refused, Err(StoreError::Superseded { .. })), "{refused:?}");
+    assert_eq!(names(store, &path("wal/0000000100000000")).unwrap_or_default().len(), 1);
+    assert_eq!(publish(&name("4")).expect("because it lies before the fork"), Published::New);
+    let there = publish(&name("5")).expect("because it was taken before");
+    assert_eq!(there, Published::Occupied(name("5")));
+    let void = String::from_utf8_lossy(claim).replace("claimed", "void");
+    store.replace(&closed, void.as_bytes()).expect("because the place works");
+    assert_eq!(publish(&name("6")).expect("because the claim was given up"), Published::New);
+    store.replace(&closed, b"{").expect("because the place works");
+    assert!(publish(&name("7")).is_err(), "a claim that cannot be understood must not be taken for none");
+}
+
 fn damage_on_the_way_leaves_nothing(store: &dyn Store) {
     let at = path("wal/damaged");
     let good = TestFile::new(b"content");
-    let wrong_hash = Payload { sha256: [7; 32], ..good.payload.clone() };
-    let too_long = Payload { size: 8, ..good.payload.clone() };
-    let too_short = Payload { size: 6, ..good.payload.clone() };
-    for payload in [wrong_hash, too_long, too_short] {
+    let said = |size, sha256| Payload::hashed(good.path().to_owned(), size, sha256, good.payload.encoding);
+    let sha256 = good.payload.sha256();
+    for payload in [said(7, [7; 32]), said(8, sha256), said(6, sha256)] {
         let error = store.publish(&at, &payload, &[]).expect_err("because the payload is not what it says");
         assert!(is_damage(&error), "{error}");
         assert!(store.look(&at).expect("because the place works").is_none());

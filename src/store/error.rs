@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::Place;
+use super::claim::Claim;
 use super::path::ParsePathError;
+use super::{Place, StorePath};
 use crate::error::{Class, Explain, Failure};
 
 /// An error of a store: the place could not do it, or could not tell.
@@ -34,6 +35,9 @@ pub enum StoreError {
     /// The far end speaks another version of the protocol, or nonsense.
     #[error("the far end of the {place} does not speak our protocol: {detail}")]
     Protocol { place: Place, detail: String },
+    /// A newer timeline has left the one this WAL belongs to: whoever offers it has been superseded.
+    #[error("the {place} does not take '{path}' any more: {by}")]
+    Superseded { place: Place, path: String, by: String },
     /// The far end refused, with its own words.
     #[error("the {place} refused: {failure}")]
     Remote { place: Place, failure: Failure },
@@ -46,6 +50,11 @@ impl StoreError {
     /// True where another try may end otherwise without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, StoreError::Unreachable { .. } | StoreError::Timeout { .. } | StoreError::Full { .. })
+    }
+
+    /// Says that a claim closes the place to this file.
+    pub fn superseded(place: &Place, path: &StorePath, by: &Claim) -> StoreError {
+        StoreError::Superseded { place: place.clone(), path: path.to_string(), by: by.words() }
     }
 
     /// Wraps an error of this machine's file system; a full one becomes [`StoreError::Full`].
@@ -84,6 +93,7 @@ impl Explain for StoreError {
             StoreError::Damaged { .. } => Class::Corrupt,
             StoreError::Unreachable { .. } | StoreError::Protocol { .. } => Class::Remote,
             StoreError::Timeout { .. } => Class::Timeout,
+            StoreError::Superseded { .. } => Class::Refused,
             StoreError::Remote { failure, .. } => failure.class,
             StoreError::Path(_) => Class::Bug,
         }
@@ -117,6 +127,11 @@ impl Explain for StoreError {
             StoreError::Protocol { .. } => {
                 Some("Install the same pgwarm version on both nodes; 'distribute --programs' does it.".to_owned())
             }
+            StoreError::Superseded { .. } => Some(
+                "If this server still takes writes, stop it at once: another node is the primary now. Keep its pg_wal, \
+                 and bring it back as a standby."
+                    .to_owned(),
+            ),
             StoreError::Remote { failure, .. } => failure.hint.clone(),
             StoreError::Payload { .. } | StoreError::Path(_) => None,
         }

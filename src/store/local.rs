@@ -6,6 +6,7 @@
 //! short lock on it, readers take none. What a killed writer left behind under a temporary name is swept after a day.
 
 mod beneath;
+mod claims;
 mod folder_lock;
 mod incoming;
 
@@ -21,6 +22,7 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use self::beneath::{Beneath, Identity, stat_at};
+use self::claims::Claims;
 pub use self::incoming::Incoming;
 use super::path::{TEMPORARY_PREFIX, is_component};
 use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath};
@@ -46,13 +48,17 @@ struct Inner {
     /// Folders that this process has made durable up to the root, and swept. Known by identity: one that was removed
     /// and made anew by somebody else is looked at again.
     known: Mutex<HashMap<StorePath, Identity>>,
+    claims: Claims,
 }
 
 impl LocalStore {
     /// Opens the archive at `root`, which must be there and be a directory.
     pub fn open(root: &Path, place: Place) -> Result<LocalStore, StoreError> {
         match Beneath::open_root(root) {
-            Ok(beneath) => Ok(LocalStore { inner: Arc::new(Inner { place, beneath, known: Mutex::default() }) }),
+            Ok(beneath) => {
+                let (known, claims) = (Mutex::default(), Claims::default());
+                Ok(LocalStore { inner: Arc::new(Inner { place, beneath, known, claims }) })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(StoreError::RootMissing { place, directory: root.display().to_string() })
             }
@@ -115,17 +121,16 @@ impl Store for LocalStore {
         if let Some(taken) = self.occupied(path, rivals)? {
             return Ok(Published::Occupied(taken));
         }
-        let mut incoming = self.begin(path)?;
+        let incoming = self.begin(path)?;
         if let Some(memory) = &payload.memory {
-            incoming.write_hashed(memory)?;
-            return incoming.commit(payload.size, payload.sha256, rivals);
+            return incoming.store(memory, rivals);
         }
         let unreadable = |source| StoreError::Payload { path: payload.file.display().to_string(), source };
-        let mut source = payload.open().map_err(unreadable)?;
+        let (mut incoming, mut source) = (incoming, payload.open().map_err(unreadable)?);
         let mut buffer = vec![0u8; COPY_SIZE];
         loop {
             match source.read(&mut buffer) {
-                Ok(0) => return incoming.commit(payload.size, payload.sha256, rivals),
+                Ok(0) => return incoming.commit(payload.size, payload.sha256(), rivals),
                 Ok(count) => incoming.write(&buffer[..count])?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(unreadable(error)),
@@ -205,6 +210,15 @@ impl Inner {
     /// The answer "absent", given only while the root is there: in a directory that is gone, nothing is found.
     fn absent<T>(&self) -> Result<Option<T>, StoreError> {
         self.confirm().map(|()| None)
+    }
+
+    /// Fails where a claim closes the store to a file.
+    fn admit(&self, path: &StorePath) -> Result<(), StoreError> {
+        match self.claims.refusal(&self.beneath, path) {
+            Ok(None) => Ok(()),
+            Ok(Some(claim)) => Err(StoreError::superseded(&self.place, path, &claim)),
+            Err(error) => Err(self.error("store", path, error)),
+        }
     }
 
     fn stat(&self, path: &StorePath) -> Result<Option<Stat>, StoreError> {

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath};
+use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath, claim};
 
 /// One archive in memory.
 #[derive(Debug)]
@@ -240,15 +240,20 @@ impl Store for MemoryStore {
     }
 
     fn publish(&self, path: &StorePath, payload: &Payload, rivals: &[StorePath]) -> Result<Published, StoreError> {
+        let taken = |disk: &Disk| std::iter::once(path).chain(rivals).find(|path| disk.node(path).is_some()).cloned();
+        if let Some(taken) = taken(&*self.mounted()?) {
+            return Ok(Published::Occupied(taken));
+        }
+        claim::refusal(self, path)?;
         let mut disk = self.mounted()?;
-        if let Some(taken) = std::iter::once(path).chain(rivals).find(|path| disk.node(path).is_some()) {
-            return Ok(Published::Occupied(taken.clone()));
+        if let Some(taken) = taken(&disk) {
+            return Ok(Published::Occupied(taken));
         }
         let unreadable = |source| StoreError::Payload { path: payload.file.display().to_string(), source };
         let mut bytes = Vec::new();
         payload.open().and_then(|mut file| file.read_to_end(&mut bytes)).map_err(unreadable)?;
         let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        if bytes.len() as u64 != payload.size || hash != payload.sha256 {
+        if bytes.len() as u64 != payload.size || hash != payload.sha256() {
             return Err(self.damaged(path));
         }
         let act = || {

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::Read;
 use std::time::SystemTime;
 
+pub mod claim;
 pub mod encoding;
 pub mod local;
 pub mod path;
@@ -112,6 +113,8 @@ pub trait Store: Send + Sync {
     /// Makes the payload exist under `path`, once, whole and durable, unless it or one of its `rivals` (the same file
     /// in another encoding) is there already: temporary name in the same folder, copy while hashing, compare hash and
     /// size, fsync, publish without clobbering, fsync the folder. Missing folders are made, and made durable.
+    ///
+    /// WAL that a [`claim`] closes is not taken: [`StoreError::Superseded`].
     fn publish(&self, path: &StorePath, payload: &Payload, rivals: &[StorePath]) -> Result<Published, StoreError>;
 
     /// Makes a file that is already there durable: fsync of the file and of its folder. `false` where it is absent.

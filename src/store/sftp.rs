@@ -25,7 +25,7 @@ use self::reader::Reader;
 use self::session::{Handle, Idle, Lease, Live};
 use self::trouble::{Context, Trouble, said};
 use super::path::{TEMPORARY_PREFIX, is_component};
-use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath};
+use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath, claim};
 use crate::system::durable::temporary_name;
 
 /// How much goes into one write, in bytes: a write returns only once all of it is acknowledged, so this is what is in
@@ -388,7 +388,7 @@ impl SftpStore {
             file.write_all(&buffer)?;
         }
         let hash: [u8; 32] = hash.finalize().into();
-        if size != payload.size || hash != payload.sha256 {
+        if size != payload.size || hash != payload.sha256() {
             let detail = format!("the {size} bytes sent are not the {} that were announced", payload.size);
             let place = self.place.clone();
             return Err(StoreError::Damaged { place, path: path.to_string(), detail }.into());
@@ -459,6 +459,15 @@ impl Store for SftpStore {
     }
 
     fn publish(&self, path: &StorePath, payload: &Payload, rivals: &[StorePath]) -> Result<Published, StoreError> {
+        if let Err(refusal) = claim::refusal(self, path) {
+            // What is there already was taken before the claim was made.
+            for there in std::iter::once(path).chain(rivals) {
+                if self.look(there)?.is_some() {
+                    return Ok(Published::Occupied(there.clone()));
+                }
+            }
+            return Err(refusal);
+        }
         let _one = lock(&self.publishing);
         self.call("publish", path, |live| self.publish_in(live, path, payload, rivals))
     }

@@ -5,11 +5,13 @@
 
 use std::fmt;
 
-use super::lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
+use serde::{Deserialize, Serialize};
+
+use super::lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId, text};
 use crate::error::{Class, Explain};
 
 /// A timeline and those it descends from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineHistory {
     /// The timeline itself.
     pub timeline: TimelineId,
@@ -18,11 +20,12 @@ pub struct TimelineHistory {
 }
 
 /// One line of a history file: a timeline and where the next one branched off.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ancestor {
     /// The ancestor.
     pub timeline: TimelineId,
     /// The first position that is no longer its own (PostgreSQL: switchpoint).
+    #[serde(with = "text")]
     pub switch_point: Lsn,
     /// What the server wrote about why, like `no recovery target specified`; may be empty.
     pub reason: String,

@@ -19,6 +19,8 @@ pub enum Trouble {
     Damaged { path: String, detail: String },
     /// [`StoreError::Io`] with the system's number for it.
     Io { action: String, path: String, errno: i32 },
+    /// [`StoreError::Superseded`].
+    Superseded { path: String, by: String },
     /// Something whose words are enough.
     Words,
 }
@@ -78,6 +80,7 @@ impl From<StoreError> for Refusal {
                 Some(errno) => Trouble::Io { action: (*action).to_owned(), path: path.clone(), errno },
                 None => Trouble::Words,
             },
+            StoreError::Superseded { path, by, .. } => Trouble::Superseded { path: path.clone(), by: by.clone() },
             _ => Trouble::Words,
         };
         Refusal { trouble, failure: Failure::from(error) }
@@ -96,6 +99,7 @@ impl Refusal {
                 Some(action) => StoreError::io(&place, action, &path, io::Error::from_raw_os_error(errno)),
                 None => StoreError::Remote { place, failure: self.failure },
             },
+            Trouble::Superseded { path, by } => StoreError::Superseded { place, path, by },
             Trouble::Words => StoreError::Remote { place, failure: self.failure },
         }
     }
@@ -132,6 +136,8 @@ mod tests {
         let damaged =
             travel(StoreError::Damaged { place: there.clone(), path: "a".to_owned(), detail: "short".to_owned() });
         assert_eq!(damaged.class(), Class::Corrupt);
+        let late = StoreError::Superseded { place: there.clone(), path: "a".to_owned(), by: "beta".to_owned() };
+        assert!(matches!(travel(late), StoreError::Superseded { by, .. } if by == "beta"));
 
         let odd = travel(StoreError::io(&there, "frobnicate", "a", io::Error::from_raw_os_error(5)));
         assert!(matches!(&odd, StoreError::Remote { failure, .. } if failure.message.contains("frobnicate")));

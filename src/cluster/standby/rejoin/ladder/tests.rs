@@ -53,6 +53,7 @@ fn control() -> ControlFile {
         state: ClusterState::ShutDown,
         checkpoint: Lsn(0x500_1000),
         redo: Lsn(0x500_1000),
+        checkpoint_time: 0,
         checkpoint_timeline: TimelineId(1),
         min_recovery_point: Lsn(0),
         min_recovery_timeline: TimelineId(0),

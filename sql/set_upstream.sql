@@ -1,0 +1,2 @@
+-- Sets what the server streams from; {upstream} is a literal. An empty one ends streaming.
+ALTER SYSTEM SET primary_conninfo = {upstream}

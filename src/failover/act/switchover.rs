@@ -1,0 +1,125 @@
+//! The steps of a switchover that reach over to the primary: it is flushed there, and comes back as a standby.
+
+use std::time::Duration;
+
+use super::{Next, Scene};
+use crate::error::{Class, Failure};
+use crate::failover::flush::Flushed;
+use crate::failover::journal::{Entry, Journal};
+use crate::failover::observation::{Fenced, Handover};
+use crate::failover::observe::{peer, view};
+use crate::failover::plan::Step;
+use crate::system::clock::Deadline;
+use crate::wal::Lsn;
+
+/// How often to look.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What getting there and back may take beside the work itself.
+const WAY: Duration = Duration::from_secs(30);
+
+/// Has the primary stop in order, with everything it wrote sent on. A primary that was flushed already says so again.
+pub fn flush(scene: &Scene<'_>, journal: &mut Journal, name: &str) -> Result<Next, Failure> {
+    let node = scene.node(name)?;
+    let failover = &scene.config.failover;
+    let patience = failover.sessions + failover.drain * 2 + failover.stop * 3 + scene.config.archive.deadline + WAY;
+    let words = ["--for", &scene.config.local.node, "--json"];
+    let outcome = scene.observer.peers().run(scene.config, node, "flush-primary", &words, Deadline::after(patience))?;
+    let flushed = peer::answer(&outcome).and_then(|text| serde_json::from_slice::<Flushed>(text).ok());
+    let Some(flushed) = flushed.filter(|_| outcome.status.is_success()) else {
+        let text = format!("{name} was not flushed: {}, {}", outcome.status, outcome.complaint());
+        return Err(Failure::new(Class::Remote, text));
+    };
+    let handover = &flushed.handover;
+    let how = format!("it was flushed, and stopped at {}", handover.end);
+    journal.note(Entry::Proved { fenced: Fenced { node: name.to_owned(), how: how.clone() } })?;
+    journal.note(Entry::HandedOver { flushed: Box::new(flushed) })?;
+    Ok(Next::Go(how))
+}
+
+/// Waits until the last record of the old primary, its shutdown checkpoint, is in the own files.
+pub fn hold(scene: &Scene<'_>, journal: &Journal) -> Result<Next, Failure> {
+    let Some(handover) = handover(journal) else {
+        return Err(Failure::new(Class::Bug, "there is no handover to hold"));
+    };
+    // The sender waited for this node before it ended; what is not here by now comes out of the archives.
+    let deadline = Deadline::after(scene.config.failover.contact);
+    loop {
+        let own = view::look(scene.config, scene.config.own()).map_err(|why| Failure::new(Class::Storage, why))?;
+        if own.history.timeline != handover.timeline {
+            let text =
+                format!("this node is on timeline {}, the old primary on {}", own.history.timeline, handover.timeline);
+            return Err(Failure::new(Class::Refused, text));
+        }
+        if own.wal_end >= handover.end {
+            return Ok(Next::Go(format!("the shutdown checkpoint at {} is here", handover.checkpoint)));
+        }
+        if deadline.expired() {
+            return super::fetch::fetch(scene, std::slice::from_ref(&handover.node), handover.end);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The fork of a switchover is known once the primary has stopped: right behind its last record.
+pub fn fork_of(journal: &Journal, planned: Option<Lsn>) -> Option<Lsn> {
+    planned.map(|planned| handover(journal).map_or(planned, |handover| handover.end))
+}
+
+/// What the old primary wrote down, as far as it was flushed by this operation.
+pub fn handover(journal: &Journal) -> Option<&Handover> {
+    journal.lines().iter().rev().find_map(|line| match &line.entry {
+        Entry::HandedOver { flushed } => Some(&flushed.handover),
+        _ => None,
+    })
+}
+
+/// Brings the old primary back as a standby of this node.
+pub fn follow(scene: &Scene<'_>, name: &str) -> Result<Next, Failure> {
+    let node = scene.node(name)?;
+    let words = ["--follow", &scene.config.local.node, "--json"];
+    let deadline = Deadline::after(scene.config.failover.deadline);
+    let outcome = scene.observer.peers().run(scene.config, node, "flush-primary", &words, deadline)?;
+    if outcome.status.is_success() {
+        return Ok(Next::Go(format!("{name} streams from this node")));
+    }
+    let text = format!(
+        "this node is the primary now, but {name} did not come back: {}, {}",
+        outcome.status,
+        outcome.complaint()
+    );
+    Err(Failure::new(Class::Remote, text)
+        .hinted(format!("Run 'flush-primary --follow {}' on {name}, then this again.", scene.config.local.node)))
+}
+
+/// Brings the primary back that was flushed for nothing.
+pub fn undo(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
+    let flushed = journal.lines().iter().rev().find_map(|line| match &line.entry {
+        Entry::Begins { step: Step::Flush { node } } => Some(node.clone()),
+        _ => None,
+    });
+    let Some(name) = flushed else { return Ok(()) };
+    let node = scene.node(&name)?;
+    let deadline = Deadline::after(scene.config.failover.deadline);
+    let outcome = scene.observer.peers().run(scene.config, node, "flush-primary", &["--undo"], deadline)?;
+    if outcome.status.is_success() {
+        log::warn!("{name} is the primary again");
+        return Ok(());
+    }
+    let text = format!("{name} was stopped for the switchover and did not come back: {}", outcome.complaint());
+    Err(Failure::new(Class::Remote, text).hinted(format!("Run 'flush-primary --undo' on {name}.")))
+}
+
+/// How long nobody could write: from when the old primary took no more to when this one did.
+pub fn outage(journal: &Journal) -> Option<u64> {
+    let closed = journal.lines().iter().rev().find_map(|line| match &line.entry {
+        Entry::HandedOver { flushed } => Some(flushed.closed_at.clone()),
+        _ => None,
+    })?;
+    let opened = journal.lines().iter().rev().find_map(|line| match &line.entry {
+        Entry::Done { step: Step::Open, .. } => Some(line.at.clone()),
+        _ => None,
+    })?;
+    let time = |text: &str| chrono::DateTime::parse_from_rfc3339(text).ok();
+    u64::try_from((time(&opened)? - time(&closed)?).num_milliseconds()).ok()
+}

@@ -1,0 +1,288 @@
+//! How far a change of role has come: lines appended to a file of the spool, each durable before anything depends on it.
+//!
+//! A step is written down before it is begun and after it is done. Whoever comes after a crash reads the lines, knows
+//! what the operation was about and which claim is its own, decides again, and carries the steps out again: each looks
+//! first whether it is done. A line that was cut short by the crash counts for nothing. Operations that ended are kept,
+//! with the facts they were decided on.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{Local, SecondsFormat};
+use serde::{Deserialize, Serialize};
+
+use super::decide::Verdict;
+use super::flush::Flushed;
+use super::observation::{Fenced, Observation};
+use super::plan::Step;
+use super::rules::Policy;
+use crate::archive::ArchiveError;
+use crate::archive::spool::Spool;
+use crate::store::claim::Claim;
+use crate::system::durable;
+
+/// So many operations that ended are kept.
+const KEPT: usize = 20;
+
+/// The operation that is under way.
+const CURRENT: &str = "current.journal";
+
+/// What stands in one line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// An operation begins.
+    Begun { id: String, node: String, policy: Policy },
+    /// A decision, with everything it was made from.
+    Decided { seen: Box<Observation>, verdict: Verdict },
+    /// A step is about to be carried out.
+    Begins { step: Step },
+    /// It is done.
+    Done { step: Step, detail: String, took_ms: u64 },
+    /// The claim that belongs to this operation.
+    Claims { claim: Claim },
+    /// A node is proven to be stopped.
+    Proved { fenced: Fenced },
+    /// The old primary has stopped in order.
+    HandedOver { flushed: Box<Flushed> },
+    /// How the server was set before its receiver was stopped, for the way back.
+    Received { conninfo: Option<String>, by: String },
+    /// It is over.
+    Ended { how: String },
+}
+
+/// A line with its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// When, with offset.
+    pub at: String,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// The journal of one operation, open.
+pub struct Journal {
+    folder: PathBuf,
+    file: File,
+    lines: Vec<Line>,
+}
+
+impl Journal {
+    /// The operation that was not ended; none where there is none.
+    pub fn unfinished(spool: &Spool) -> Result<Option<Journal>, ArchiveError> {
+        let folder = folder(spool);
+        let path = folder.join(CURRENT);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ArchiveError::io("read", path)(error)),
+        };
+        let lines = read(&text);
+        let whole = text.rfind('\n').map_or(0, |at| at + 1) as u64;
+        if lines.is_empty() || matches!(lines.last(), Some(Line { entry: Entry::Ended { .. }, .. })) {
+            let journal = Journal { file: open(&path, whole)?, folder, lines };
+            journal.put_away()?;
+            return Ok(None);
+        }
+        Ok(Some(Journal { file: open(&path, whole)?, folder, lines }))
+    }
+
+    /// Begins an operation.
+    pub fn begin(spool: &Spool, node: &str, policy: &Policy) -> Result<Journal, ArchiveError> {
+        let folder = folder(spool);
+        spool.make(&folder)?;
+        let path = folder.join(CURRENT);
+        let mut journal = Journal { file: open(&path, 0)?, folder, lines: Vec::new() };
+        let id = durable::temporary_name().trim_start_matches(durable::TEMPORARY_PREFIX).to_owned();
+        journal.note(Entry::Begun { id, node: node.to_owned(), policy: policy.clone() })?;
+        durable::sync_directory(&journal.folder).map_err(ArchiveError::io("fsync", &journal.folder))?;
+        Ok(journal)
+    }
+
+    /// Writes a line and makes it durable.
+    pub fn note(&mut self, entry: Entry) -> Result<(), ArchiveError> {
+        let line = Line { at: Local::now().to_rfc3339_opts(SecondsFormat::Millis, false), entry };
+        let mut json = serde_json::to_vec(&line).expect("because plain data has no reason not to become JSON");
+        json.push(b'\n');
+        let written = self.file.write_all(&json).and_then(|()| self.file.sync_data());
+        written.map_err(ArchiveError::io("write", self.folder.join(CURRENT)))?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// Ends the operation and puts its journal away.
+    pub fn end(mut self, how: &str) -> Result<(), ArchiveError> {
+        self.note(Entry::Ended { how: how.to_owned() })?;
+        self.put_away()
+    }
+
+    fn put_away(&self) -> Result<(), ArchiveError> {
+        let stamp = self.lines.first().map_or_else(|| Local::now().to_rfc3339(), |line| line.at.clone());
+        let stamp: String = stamp.chars().filter(|c| c.is_ascii_digit()).take(17).collect();
+        let target = self.folder.join(format!("{stamp}.journal"));
+        let current = self.folder.join(CURRENT);
+        fs::rename(&current, &target).map_err(ArchiveError::io("rename", current))?;
+        durable::sync_directory(&self.folder).map_err(ArchiveError::io("fsync", &self.folder))?;
+        let mut ended: Vec<PathBuf> = fs::read_dir(&self.folder)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        ended.retain(|path| path.extension().is_some_and(|extension| extension == "journal"));
+        ended.sort();
+        for old in ended.iter().rev().skip(KEPT) {
+            // One that stays is removed the next time.
+            let _ = fs::remove_file(old);
+        }
+        Ok(())
+    }
+
+    /// Everything that was written.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// What was asked for when the operation began.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.entries().find_map(|entry| match entry {
+            Entry::Begun { policy, .. } => Some(policy),
+            _ => None,
+        })
+    }
+
+    /// The operation's own name.
+    pub fn id(&self) -> String {
+        let begun = self.entries().find_map(|entry| match entry {
+            Entry::Begun { id, .. } => Some(id.clone()),
+            _ => None,
+        });
+        begun.unwrap_or_default()
+    }
+
+    /// The claim of this operation, as it was written down last.
+    pub fn claim(&self) -> Option<&Claim> {
+        self.entries().rev().find_map(|entry| match entry {
+            Entry::Claims { claim } => Some(claim),
+            _ => None,
+        })
+    }
+
+    /// The nodes that are proven to be stopped.
+    pub fn fenced(&self) -> Vec<Fenced> {
+        let proved = |entry: &Entry| match entry {
+            Entry::Proved { fenced } => Some(fenced.clone()),
+            _ => None,
+        };
+        self.entries().filter_map(proved).collect()
+    }
+
+    /// How the receiver was set before it was stopped.
+    pub fn received(&self) -> Option<(Option<String>, String)> {
+        self.entries().find_map(|entry| match entry {
+            Entry::Received { conninfo, by } => Some((conninfo.clone(), by.clone())),
+            _ => None,
+        })
+    }
+
+    /// The last decision that came to a plan.
+    pub fn decided(&self) -> Option<(&Observation, &Verdict)> {
+        self.entries().rev().find_map(|entry| match entry {
+            Entry::Decided { seen, verdict } if verdict.plan.is_some() => Some((&**seen, verdict)),
+            _ => None,
+        })
+    }
+
+    /// True where a step was begun, done or not.
+    pub fn has_begun(&self, word: &str) -> bool {
+        self.entries().any(|entry| matches!(entry, Entry::Begins { step } if step.word() == word))
+    }
+
+    /// True where a step was done.
+    pub fn has_done(&self, word: &str) -> bool {
+        self.entries().any(|entry| matches!(entry, Entry::Done { step, .. } if step.word() == word))
+    }
+
+    fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.lines.iter().map(|line| &line.entry)
+    }
+}
+
+/// The folder of the journals.
+pub fn folder(spool: &Spool) -> PathBuf {
+    spool.root().join("failover")
+}
+
+fn open(path: &Path, length: u64) -> Result<File, ArchiveError> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let file = file.map_err(ArchiveError::io("open", path))?;
+    // What a crash cut short must not run into the next line.
+    file.set_len(length).map_err(ArchiveError::io("shorten", path))?;
+    Ok(file)
+}
+
+/// Every whole line; what cannot be understood was cut short.
+fn read(text: &str) -> Vec<Line> {
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map_while(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::failover::rules::Intent;
+
+    fn policy() -> Policy {
+        Policy {
+            intent: Intent::Failover,
+            lifted: BTreeSet::new(),
+            down: BTreeSet::new(),
+            ignored: BTreeSet::new(),
+            fence: false,
+            age_max: Duration::from_secs(60),
+            fresh: Duration::from_secs(10),
+            claim: None,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_known_after_a_crash_and_half_a_line_is_not() -> Result<(), ArchiveError> {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        let spool = Spool::new(folder.path());
+        assert!(Journal::unfinished(&spool)?.is_none());
+        let mut journal = Journal::begin(&spool, "beta", &policy())?;
+        let id = journal.id();
+        journal.note(Entry::Begins { step: Step::Promote })?;
+        drop(journal);
+        let path = super::folder(&spool).join(CURRENT);
+        let mut torn = OpenOptions::new().append(true).open(&path).expect("because it is ours");
+        torn.write_all(b"{\"at\":\"now\",\"entry\":\"do").expect("because it is ours");
+        let mut journal = Journal::unfinished(&spool)?.expect("because it was not ended");
+        assert_eq!((journal.id(), journal.policy()), (id, Some(&policy())));
+        assert!(journal.has_begun("promote") && !journal.has_done("promote"));
+        journal.note(Entry::Done { step: Step::Promote, detail: String::new(), took_ms: 1 })?;
+        drop(journal);
+        let journal = Journal::unfinished(&spool)?.expect("because it was not ended");
+        assert!(journal.has_done("promote"));
+        journal.end("done")?;
+        assert!(Journal::unfinished(&spool)?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn an_operation_that_was_killed_while_it_ended_is_over() -> Result<(), ArchiveError> {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        let spool = Spool::new(folder.path());
+        let mut journal = Journal::begin(&spool, "beta", &policy())?;
+        journal.note(Entry::Ended { how: "done".to_owned() })?;
+        drop(journal);
+        assert!(Journal::unfinished(&spool)?.is_none());
+        assert!(!super::folder(&spool).join(CURRENT).exists());
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! A switchover in one command, under load, there and back, and with its driver killed on the way.
+
+mod support;
+
+#[path = "failover/scene.rs"]
+mod scene;
+#[path = "support/sshd.rs"]
+mod sshd;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use scene::{Scene, refused};
+use support::{PATIENCE, Server, wait_until};
+
+/// Writes into whichever of two servers takes it, until told to stop. How many rows were acknowledged.
+fn load(servers: [&Server; 2], stop: &Arc<AtomicBool>, acknowledged: &Arc<AtomicU64>) -> thread::JoinHandle<()> {
+    let configs = servers.map(|server| {
+        let mut config = postgres::Config::new();
+        config.host_path(server.socket_dir()).port(server.port()).user("postgres").dbname("postgres");
+        config
+    });
+    let (stop, acknowledged) = (Arc::clone(stop), Arc::clone(acknowledged));
+    thread::spawn(move || {
+        let mut session: Option<postgres::Client> = None;
+        while !stop.load(Ordering::Relaxed) {
+            let connected = session.take().or_else(|| {
+                let open = configs.iter().filter_map(|config| config.connect(postgres::NoTls).ok());
+                open.into_iter().find_map(|mut client| {
+                    let primary = client.query_one("select not pg_is_in_recovery()", &[]).is_ok_and(|row| row.get(0));
+                    primary.then_some(client)
+                })
+            });
+            if let Some(mut client) = connected
+                && client.execute("insert into t default values", &[]).is_ok()
+            {
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+                session = Some(client);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    })
+}
+
+#[test]
+fn two_nodes_change_places_under_load_and_back_again() {
+    let scene = Scene::two();
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = load([scene.on("alpha"), scene.on("beta")], &stop, &acknowledged);
+    wait_until(PATIENCE, "somebody writes", || acknowledged.load(Ordering::Relaxed) > 20);
+    let report = scene.trigger_json("beta", &["--switchover"]);
+    assert!(report["outage_ms"].as_u64().is_some(), "{report:#}");
+    assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
+    let before = acknowledged.load(Ordering::Relaxed);
+    wait_until(PATIENCE, "they go on writing", || acknowledged.load(Ordering::Relaxed) > before + 20);
+    assert!(scene.on("alpha").in_recovery() && !scene.on("beta").in_recovery());
+    refused(scene.trigger("beta", &["--switchover"]), "already-primary");
+    let report = scene.trigger_json("alpha", &["--switchover"]);
+    assert_eq!(report["timeline"].as_u64(), Some(3), "{report:#}");
+    stop.store(true, Ordering::Relaxed);
+    writer.join().expect("because it does not panic");
+    // Every acknowledged row is there; one whose answer was lost on the way may be, too.
+    let (rows, acknowledged) = (scene.rows("alpha"), acknowledged.load(Ordering::Relaxed));
+    assert!(rows >= acknowledged && rows <= acknowledged + 2, "{rows} rows of {acknowledged}");
+    wait_until(PATIENCE, "the standby follows", || scene.rows("beta") == rows);
+}
+
+/// Killed behind any line of its journal, it is run again and ends with one primary, one standby, and every row.
+#[test]
+fn the_driver_may_be_killed_anywhere() {
+    let scene = Scene::two();
+    scene.insert("alpha", 10);
+    let mut lines = 1;
+    loop {
+        let mut running = scene.call("beta", "trigger-failover", &["--switchover"]).spawn();
+        wait_until(PATIENCE, "the journal has grown", || {
+            scene.journal("beta").lines().count() >= lines || running.has_ended()
+        });
+        running.signal(rustix::process::Signal::KILL);
+        let ended = running.has_ended() && scene.journal("beta").is_empty();
+        drop(running);
+        if ended || lines > 60 {
+            break;
+        }
+        lines = scene.journal("beta").lines().count().max(lines) + 3;
+    }
+    let last = scene.trigger("beta", &["--switchover"]);
+    assert!(last.code == Some(0) || scene::rule(&last).as_deref() == Some("already-primary"), "{last}");
+    assert!(!scene.on("beta").in_recovery() && scene.on("alpha").in_recovery());
+    scene.insert("beta", 5);
+    wait_until(PATIENCE, "the standby follows", || scene.rows("alpha") == 15);
+    assert_eq!(scene.journal("beta"), "");
+}
+
+/// A standby that cannot take over leaves the primary as it was.
+#[test]
+fn a_switchover_that_fails_is_taken_back() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.on_mut("beta").set("primary_conninfo", "").reload();
+    wait_until(PATIENCE, "it streams no more", || {
+        scene.on("beta").query("select count(*) from pg_stat_wal_receiver") == "0"
+    });
+    refused(scene.trigger("beta", &["--switchover"]), "not-streaming");
+    scene.insert("alpha", 1);
+    assert_eq!(scene.rows("alpha"), 11);
+}

@@ -1,0 +1,198 @@
+//! `trigger-failover` on real servers behind real sshds: when it promotes, when it refuses, and what becomes of the WAL.
+
+mod support;
+
+#[path = "failover/scene.rs"]
+mod scene;
+#[path = "support/sshd.rs"]
+mod sshd;
+
+use scene::{Scene, refused};
+use support::{PATIENCE, wait_until};
+
+/// The standby takes over from a machine that is off; what it held and nobody had archived is archived, and a restore
+/// finds every row.
+#[test]
+fn a_primary_that_is_off_is_replaced_and_the_archive_has_no_hole() {
+    let mut scene = Scene::two();
+    let backup = scene.backup();
+    scene.insert("alpha", 10);
+    refused(scene.trigger("beta", &[]), "primary-alive");
+    // The archiver fails from here on, as it does where the archive is full; the standby streams all the same.
+    scene.on_mut("alpha").set("archive_command", "false").reload();
+    let mut lost = Vec::new();
+    for _ in 0..4 {
+        scene.insert("alpha", 5);
+        lost.push(scene.on("alpha").switch_wal());
+    }
+    scene.wait_caught_up("beta");
+    assert!(lost.iter().all(|name| !scene.holds("beta", name)), "{:?}", scene.held("beta"));
+    scene.power_off("alpha");
+    let report = scene.trigger_json("beta", &[]);
+    assert_eq!((report["outcome"].as_str(), report["timeline"].as_u64()), (Some("promoted"), Some(2)));
+    assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
+    assert!(report["last_commit"].is_string());
+    assert!(lost.iter().all(|name| scene.holds("beta", name)), "{:?}", scene.held("beta"));
+    assert!(scene.holds("beta", "00000002.history"));
+    assert_eq!(scene.rows("beta"), 30);
+    scene.insert("beta", 5);
+    let last = scene.on("beta").switch_wal();
+    wait_until(PATIENCE, "the new timeline is archived", || scene.holds("beta", &last));
+    let restored = scene.restored_from("beta", &backup.pgdata());
+    assert_eq!(restored.query("select count(*) from t"), "35");
+    // Nothing is left of the operation, and it is not done twice.
+    assert_eq!(scene.journal("beta"), "");
+    refused(scene.trigger("beta", &[]), "already-primary");
+}
+
+/// Frozen, it would go on at any moment: only a fence helps, and the old primary's last WAL is not lost with it.
+#[test]
+fn a_primary_that_hangs_is_fenced_and_what_it_returns_with_is_refused() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.on("alpha").freeze();
+    refused(scene.trigger("beta", &[]), "node-hangs");
+    refused(scene.trigger("beta", &["--down", "alpha"]), "node-hangs");
+    let report = scene.trigger_json("beta", &["--fence"]);
+    let phases = report["phases"].as_array().cloned().unwrap_or_default();
+    assert_eq!(phases[0]["step"].as_str(), Some("fence"), "{report:#}");
+    assert_eq!(scene.rows("beta"), 10);
+    // It is started again as if nothing had been, and finds every archive closed to it, its own included.
+    let alpha = scene.on_mut("alpha");
+    assert!(!alpha.is_running());
+    alpha.start();
+    scene.insert("alpha", 3);
+    let late = scene.on("alpha").switch_wal();
+    let kept = scene.layout.node("alpha").spool.join("quarantine").join(format!("{late}.zst"));
+    wait_until(PATIENCE, "the late segment is in quarantine", || kept.exists());
+    assert!(!scene.holds("beta", &late) && !scene.holds("alpha", &late));
+    let failed = "select failed_count > 0 from pg_stat_archiver";
+    wait_until(PATIENCE, "the server knows that it is not archived", || scene.on("alpha").query(failed) == "t");
+    let path = scene.on("alpha").pgdata().join("pg_wal").join(&late).display().to_string();
+    let said = scene.call("alpha", "archive-wal", &[&path]).run().expect_code(20);
+    assert!(said.stderr.contains("timeline 2 of node beta leaves timeline 1"), "{said}");
+}
+
+/// What only the archive has is fetched, the beginning of a segment that was never finished included.
+#[test]
+fn wal_that_lies_elsewhere_is_fetched_before_anybody_is_promoted() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 5);
+    scene.wait_caught_up("beta");
+    // Cut off from the stream and from the archives, the standby falls behind.
+    scene.on_mut("beta").set("primary_conninfo", "").set("restore_command", "false").reload();
+    scene.insert("alpha", 20);
+    let archived = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "the segment is archived", || scene.holds("beta", &archived));
+    scene.insert("alpha", 7);
+    scene.stop("alpha");
+    scene.call("alpha", "archive-wal", &["--flush"]).run().expect_ok();
+    scene.sshd("alpha").stop();
+    let planned = scene.trigger("beta", &["--dry-run", "--fast", "--accept-loss"]).expect_ok();
+    assert!(planned.stdout.contains("transactions that would be lost: 27"), "{planned}");
+    refused(scene.trigger("beta", &["--fast"]), "left-behind");
+    let report = scene.trigger_json("beta", &[]);
+    assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
+    assert_eq!(scene.rows("beta"), 32);
+}
+
+/// The files of an old primary that is stopped, and whose machine is up, are worth as much as its word.
+#[test]
+fn the_tail_in_the_files_of_a_stopped_primary_is_fetched_over_ssh() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 5);
+    scene.wait_caught_up("beta");
+    scene.on_mut("alpha").set("archive_command", "false").reload();
+    scene.on_mut("beta").set("primary_conninfo", "").reload();
+    scene.insert("alpha", 8);
+    scene.on_mut("alpha").kill();
+    let report = scene.trigger_json("beta", &[]);
+    assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
+    assert_eq!(scene.rows("beta"), 13);
+}
+
+/// 2warm's table: primary down, the standby takes over; both down, the dr node does, and not before.
+#[test]
+fn the_dr_node_takes_over_only_where_no_standby_can() {
+    let mut scene = Scene::with(&["beta", "gamma"], |_| {});
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.wait_caught_up("gamma");
+    scene.power_off("alpha");
+    let refusal = refused(scene.trigger("gamma", &[]), "better-node");
+    assert!(refusal.stderr.contains("beta"), "{refusal}");
+    scene.power_off("beta");
+    let report = scene.trigger_json("gamma", &[]);
+    assert_eq!(report["node"].as_str(), Some("gamma"));
+    assert_eq!(scene.rows("gamma"), 10);
+}
+
+/// A standby that lags is not promoted while another one can be reached that does not; told to, it fetches the rest.
+#[test]
+fn a_standby_that_lags_gives_way_to_a_better_one() {
+    let mut scene = Scene::with(&["beta", "delta"], |_| {});
+    scene.insert("alpha", 5);
+    scene.wait_caught_up("beta");
+    scene.on_mut("alpha").set("archive_command", "false").reload();
+    scene.on_mut("beta").set("primary_conninfo", "").reload();
+    scene.insert("alpha", 9);
+    scene.wait_caught_up("delta");
+    scene.power_off("alpha");
+    let refusal = refused(scene.trigger("beta", &[]), "better-node");
+    assert!(refusal.stderr.contains("delta has"), "{refusal}");
+    scene.trigger("beta", &["--even-if-behind"]).expect_ok();
+    assert_eq!(scene.rows("beta"), 14);
+}
+
+/// Killed behind any line of its journal and run again, it ends with one primary that has everything.
+#[test]
+fn killed_anywhere_it_goes_on() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    let mut lines = 1;
+    loop {
+        let mut running = scene.call("beta", "trigger-failover", &[]).spawn();
+        wait_until(PATIENCE, "the journal has grown", || {
+            scene.journal("beta").lines().count() >= lines || running.has_ended()
+        });
+        running.signal(rustix::process::Signal::KILL);
+        let ended = running.has_ended() && scene.journal("beta").is_empty();
+        drop(running);
+        if ended || lines > 60 {
+            break;
+        }
+        lines = scene.journal("beta").lines().count().max(lines) + 3;
+    }
+    let last = scene.trigger("beta", &[]);
+    assert!(last.code == Some(0) || scene::rule(&last).as_deref() == Some("already-primary"), "{last}");
+    assert!(!scene.on("beta").in_recovery());
+    assert_eq!((scene.rows("beta"), scene.journal("beta").as_str()), (10, ""));
+    assert!(scene.holds("beta", "00000002.history") && !scene.holds("beta", "00000003.history"));
+    scene.insert("beta", 1);
+}
+
+/// What the new primary needs is looked for before anything is done, and its action must succeed.
+#[test]
+fn a_missing_program_is_found_before_and_a_failing_one_is_said_after() {
+    let mut scene = Scene::with(&["beta"], |layout| {
+        layout.set("failover", "action", "/nowhere/move-the-address");
+    });
+    scene.insert("alpha", 5);
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    refused(scene.trigger("beta", &[]), "configuration");
+    let failed = scene.trigger("beta", &["--set", "failover.action=false"]).expect_code(20);
+    assert!(failed.stderr.contains("failover.action failed"), "{failed}");
+    assert!(!scene.on("beta").in_recovery());
+    scene.trigger("beta", &["--set", "failover.action=true"]).expect_ok();
+    assert_eq!(scene.journal("beta"), "");
+}
+
+#[test]
+fn the_rules_are_printed_without_a_configuration() {
+    let printed = support::Program::own("trigger-failover").arg("--rules").run().expect_ok();
+    assert_eq!(printed.stdout, include_str!("failover/rules.txt"));
+}
