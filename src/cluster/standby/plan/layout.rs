@@ -79,6 +79,13 @@ fn origin<'a>(source: &Source, facts: &'a Facts) -> Result<(SystemId, u64, &'a B
     match source {
         Source::Archive { .. } => {
             let backup = facts.backup.as_ref().ok_or_else(no_backup)?;
+            if let Some(segment) = backup.lacks {
+                return Err(StandbyError::refused(
+                    format!("no archive has '{segment}' yet, in which the primary's timeline begins"),
+                    "Without it a recovery would go on along the old timeline: end that segment with 'SELECT \
+                     pg_switch_wal()' on the primary, and run this again when it is archived.",
+                ));
+            }
             Ok((backup.system_id, backup.size, &backup.spaces))
         }
         Source::Node(node) => {

@@ -67,9 +67,8 @@ fn control() -> ControlFile {
 }
 
 fn facts() -> Facts {
-    let control = control();
     let data = Data {
-        control,
+        control: control(),
         history: Some(TimelineHistory::first()),
         signal: None,
         label: false,
@@ -113,6 +112,7 @@ fn facts() -> Facts {
             stop: Lsn(0x300_0000),
             size: 2 << 30,
             spaces: BTreeMap::new(),
+            lacks: None,
         }),
         archives: vec![("db1".to_owned(), Ok(SystemId(7)))],
         commands: Commands { restore: Some("restore-wal %f %p".to_owned()), cleanup: None, archive: None },
