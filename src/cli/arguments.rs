@@ -93,6 +93,16 @@ pub fn relay_wal() -> Command {
         )
 }
 
+/// What `base-backup take` knows of incremental backups.
+fn incremental() -> [Arg; 2] {
+    let help = "take: store only what differs from the newest usable backup; a full one if there is none";
+    let parent = text("parent", "take: let the incremental backup build on this one");
+    [
+        flag("incremental", help).conflicts_with_all(["to", "from"]),
+        parent.long("parent").value_name("LABEL").requires("incremental"),
+    ]
+}
+
 /// `base-backup`: the word first, then what it needs.
 pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
@@ -135,16 +145,7 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
-        .arg(flag(
-            "incremental",
-            "take: store only what differs from the newest usable backup; a full one if there is none",
-        ))
-        .arg(
-            text("parent", "take: let the incremental backup build on this one")
-                .long("parent")
-                .value_name("LABEL")
-                .requires("incremental"),
-        )
+        .args(incremental())
         .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
         .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
