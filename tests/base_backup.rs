@@ -123,7 +123,7 @@ fn kill_9_leaves_nothing_behind_and_the_next_run_ends_it() {
     let scene = Scene::new("killed");
     scene.alpha.execute("create table t as select generate_series(1, 600000) as id; checkpoint");
     for pause in [50, 400, 1500, 4000] {
-        let running = scene.call(&["take", "--rate-limit", "6MB"]).spawn();
+        let running = scene.call(&["take", "--rate-limit", "12MB"]).spawn();
         wait_until(PATIENCE, "the session is there", || !scene.no_session_is_left());
         // Not a condition but a moment: any one will do.
         std::thread::sleep(Duration::from_millis(pause));

@@ -101,6 +101,16 @@ pub fn relay_wal() -> Command {
         )
 }
 
+/// What `base-backup take` knows of incremental backups.
+fn incremental() -> [Arg; 2] {
+    let help = "take: store only what differs from the newest usable backup; a full one if there is none";
+    let parent = text("parent", "take: let the incremental backup build on this one");
+    [
+        flag("incremental", help).conflicts_with_all(["to", "from"]),
+        parent.long("parent").value_name("LABEL").requires("incremental"),
+    ]
+}
+
 /// `base-backup`: the word first, then what it needs.
 pub fn base_backup() -> Command {
     let command = configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
@@ -143,16 +153,7 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
-        .arg(flag(
-            "incremental",
-            "take: store only what differs from the newest usable backup; a full one if there is none",
-        ))
-        .arg(
-            text("parent", "take: let the incremental backup build on this one")
-                .long("parent")
-                .value_name("LABEL")
-                .requires("incremental"),
-        )
+        .args(incremental())
         .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500));
     into_directories(command)
