@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod failover;
+pub mod monitor;
 pub mod postgres;
 pub mod store;
 pub mod system;

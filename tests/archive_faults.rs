@@ -7,17 +7,19 @@ mod support;
 mod archiving;
 #[path = "support/sshd.rs"]
 mod sshd;
+#[path = "support/volume.rs"]
+mod volume;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use archiving::{Scene, files, refused};
 use rustix::process::Signal;
 use support::workspace::write_file;
 use support::{PATIENCE, wait_until};
+use volume::Volume;
 
 /// Breaks archiving, sees it fail from the server's side, mends it, and sees that nothing is missing.
 #[track_caller]
@@ -142,29 +144,6 @@ fn a_changed_host_key_fails_and_heals() {
     let mut scene = Scene::new(|_| {}).started();
     scene.beta.change_host_key();
     fails_and_heals(&mut scene, "beta", &["host key"], |scene| scene.beta.restart());
-}
-
-/// A small file system of its own, gone at the end.
-struct Volume(std::path::PathBuf);
-
-impl Volume {
-    /// `None` where the machine does not allow mounting.
-    fn mount(at: &Path, options: &str) -> Option<Volume> {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Volume(at.to_owned()))
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        let done = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
-        assert!(done.is_ok_and(|status| status.success()), "remount {options}");
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

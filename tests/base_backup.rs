@@ -3,157 +3,21 @@
 
 mod support;
 
+#[path = "support/backups.rs"]
+mod backups;
 #[path = "support/sshd.rs"]
 mod sshd;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use backups::{Scene, check_everything, file_of, label_of_now};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::workspace::{make_dir, write_file};
-use support::{Layout, Outcome, PATIENCE, Program, Server, Stop, wait_until};
-
-/// A primary that archives into its own archive.
-struct Scene {
-    cluster: String,
-    layout: Layout,
-    alpha: Server,
-}
-
-impl Scene {
-    fn new(name: &str) -> Scene {
-        Scene::with_nodes(name, &["alpha"])
-    }
-
-    /// With more nodes, of which only `alpha` has a server.
-    fn with_nodes(name: &str, nodes: &[&str]) -> Scene {
-        let mut layout = Layout::new(name, nodes);
-        let alpha = Server::builder(name).wal_segsize(1).set("archive_mode", "on").create();
-        layout.node_mut("alpha").serve(&alpha);
-        layout.set("archive", "ack", "local").set("backup", "deadline", "30s").write();
-        let mut scene = Scene { cluster: name.to_owned(), layout, alpha };
-        scene.connect_archive();
-        scene.layout.program("alpha", "archive-wal").args(["--init", "alpha"]).run().expect_ok();
-        scene.alpha.start();
-        scene
-    }
-
-    /// Makes beta reachable, and its archive.
-    fn reached_through(mut self, sshd: &sshd::Sshd) -> Scene {
-        self.layout.reach_by_ssh(sshd.port(), &sshd.user(), &sshd.key(), &sshd.known_hosts()).write();
-        self.layout.program("alpha", "archive-wal").args(["--init", "beta"]).run().expect_ok();
-        self
-    }
-
-    /// Sets the commands that PostgreSQL calls.
-    fn connect_archive(&mut self) {
-        let shared = self.layout.shared_file("alpha").display().to_string();
-        let own = |name: &str| support::program(name).display().to_string();
-        self.alpha.set("archive_command", format!("{} --config {shared} %p", own("archive-wal")));
-        self.alpha.set("restore_command", format!("{} --config {shared} %f %p %r", own("restore-wal")));
-    }
-
-    fn call(&self, words: &[&str]) -> Program {
-        self.layout.program("alpha", "base-backup").args(words)
-    }
-
-    fn run(&self, words: &[&str]) -> Outcome {
-        self.call(words).run()
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        let outcome = self.run(&[words, &["--json"]].concat()).expect_ok();
-        serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"))
-    }
-
-    /// Takes a backup and answers its label.
-    fn take(&self) -> String {
-        let taken = self.json(&["take"]);
-        taken["label"].as_str().unwrap_or_else(|| panic!("no label in {taken:#}")).to_owned()
-    }
-
-    fn archive(&self) -> PathBuf {
-        self.layout.node("alpha").archive.clone().expect("because alpha has one").join(&self.cluster)
-    }
-
-    fn wal(&self) -> PathBuf {
-        self.archive().join("wal")
-    }
-
-    fn folder(&self, label: &str) -> PathBuf {
-        self.archive().join("backup").join(label)
-    }
-
-    /// Labels that `list` shows as whole, and as unfinished.
-    fn listed(&self) -> (Vec<String>, Vec<String>) {
-        let list = self.json(&["list"]);
-        let texts = |value: &Value, key: &str| -> Vec<String> {
-            let all = value.as_array().cloned().unwrap_or_default();
-            all.iter().map(|it| it.get(key).unwrap_or(it).as_str().unwrap_or_default().to_owned()).collect()
-        };
-        (texts(&list["backups"], "label"), texts(&list["unfinished"], "label"))
-    }
-
-    /// A server without a data directory, which fetches WAL from the archive.
-    fn empty_server(&self, name: &str) -> Server {
-        let shared = self.layout.shared_file("alpha").display().to_string();
-        let restore = support::program("restore-wal").display().to_string();
-        let copy = Server::builder(name)
-            .wal_segsize(1)
-            .set("archive_mode", "off")
-            .set("restore_command", format!("{restore} --config {shared} %f %p %r"))
-            .create();
-        fs::remove_dir_all(copy.pgdata()).expect("because the test owns it");
-        copy
-    }
-
-    /// Ends the segment and waits until it is in the archive.
-    fn archive_everything(&self) {
-        let segment = self.alpha.switch_wal();
-        let wal = self.wal().join(&segment[..16]).join(format!("{segment}.zst"));
-        wait_until(PATIENCE, &format!("'{}' is there", wal.display()), || wal.exists());
-    }
-
-    /// Restores a backup and starts a server on it that recovers to the end of the WAL.
-    fn recover(&self, label: &str, words: &[&str]) -> Server {
-        let mut copy = self.empty_server("copy");
-        let target = copy.pgdata().display().to_string();
-        self.run(&[&["restore", label, "--to", &target], words].concat()).expect_ok();
-        verify_as_postgres_does(&copy);
-        copy.recovery_signal();
-        copy.start();
-        wait_until(PATIENCE, "recovery has ended", || !copy.in_recovery());
-        copy
-    }
-
-    /// True where no session of ours is left on the server.
-    fn no_session_is_left(&self) -> bool {
-        self.alpha.query("select count(*) from pg_stat_activity where application_name like 'pgwarm%'") == "0"
-    }
-}
-
-/// `pg_verifybackup`; the WAL is in the archive, not in the directory.
-fn verify_as_postgres_does(copy: &Server) {
-    copy.tool("pg_verifybackup").arg("--no-parse-wal").arg(copy.pgdata()).run().expect_ok();
-}
-
-/// `pg_amcheck` while it runs, `pg_checksums` when it is stopped.
-fn check_everything(mut copy: Server) {
-    if copy.query("select count(*) from pg_available_extensions where name = 'amcheck'") == "1" {
-        copy.tool("pg_amcheck").args(["--all", "--install-missing", "--heapallindexed"]).run().expect_ok();
-    }
-    copy.stop(Stop::Fast);
-    copy.tool("pg_checksums").arg("--check").arg("--pgdata").arg(copy.pgdata()).run().expect_ok();
-}
-
-/// A file of a relation.
-fn file_of(server: &Server, relation: &str) -> PathBuf {
-    server.pgdata().join(server.query(&format!("select pg_relation_filepath('{relation}')")))
-}
+use support::{PATIENCE, Program, wait_until};
 
 #[test]
 fn what_was_committed_comes_back_from_a_backup_under_load() {
@@ -473,9 +337,4 @@ fn what_a_broken_removal_left_is_no_backup_and_goes_with_the_next_one() {
     assert!(outcome.stdout.contains(&format!("kept WAL: backup {kept}: its description cannot be read")), "{outcome}");
     assert!(scene.folder(&kept).exists());
     scene.run(&["verify", &kept]).expect_code(22);
-}
-
-/// What a backup that begins now would be called.
-fn label_of_now() -> String {
-    chrono::Utc::now().format("%Y%m%dT%H%M%SF").to_string()
 }

@@ -221,5 +221,5 @@ fn systemd_units_and_cron_start_programs_that_exist() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 4, "two units and two jobs");
+    assert_eq!(seen, 5, "three units and two jobs");
 }

@@ -46,7 +46,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["src/postgres/"]),
     ("whoami", &["src/postgres/"]),
     ("x509_cert", &["src/postgres/"]),
-    ("xxhash_rust", &["src/backup/transfer/blocks.rs", "src/config/"]),
+    ("xxhash_rust", &["src/backup/blocks.rs", "src/backup/transfer/blocks.rs", "src/config/"]),
     ("zstd", &["src/store/encoding.rs", "src/archive/encode.rs"]),
 ];
 

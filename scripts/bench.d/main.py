@@ -10,6 +10,7 @@ import signal
 import sys
 
 import archiving
+import backup
 import calls
 import report
 import restoring
@@ -17,7 +18,10 @@ from machine import Broken, run, say
 from server import MEASURING, Server
 from sshd import Sshd
 
-GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory"]
+GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup"]
+
+# Those that need WAL to archive.
+ON_WAL = GROUPS[:-1]
 
 
 class Bench:
@@ -31,6 +35,7 @@ class Bench:
         self.rounds = options.rounds or (1 if options.quick else 3)
         self.calls = 10 if options.quick else 40
         self.count = options.segments
+        self.backup_size = options.backup_size or (256 if options.quick else 2048)
         self.segments = []
         self.started_sshd = None
 
@@ -64,7 +69,7 @@ class Bench:
         if group == "ssh":
             return archiving.measure(self, group, *archiving.ssh_contenders(self))
         return {"restore": restoring.single_calls, "restore-ssh": restoring.over_ssh,
-                "ready": calls.ready_answers, "memory": calls.memory}[group](self)
+                "ready": calls.ready_answers, "memory": calls.memory, "backup": backup.measure}[group](self)
 
     def facts(self):
         """What a reader must know to make sense of the numbers."""
@@ -78,6 +83,7 @@ class Bench:
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}",
             "file system": f"{disk} at {self.work}",
             "segments": f"{self.count} of 16 MiB, {self.rounds} rounds",
+            "backups": f"of {self.backup_size} MiB",
         }
 
     def stop(self):
@@ -97,12 +103,15 @@ def main():
     parser.add_argument("--only", action="append", choices=GROUPS)
     parser.add_argument("--segments", type=int, default=96)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--backup-size", type=int)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(options)
     try:
-        bench.prepare()
-        rows = [row for group in GROUPS if group in (options.only or GROUPS) for row in bench.measure(group)]
+        groups = [group for group in GROUPS if group in (options.only or GROUPS)]
+        if any(group in ON_WAL for group in groups):
+            bench.prepare()
+        rows = [row for group in groups for row in bench.measure(group)]
         print((report.as_json if options.json else report.table)(rows, bench.facts()))
     except Broken as broken:
         print(f"bench: ERROR: {broken}", file=sys.stderr)

@@ -39,11 +39,11 @@ class Server:
         self.status = self.wal / "archive_status"
         self.log = self.folder / "server.log"
 
-    def make(self, segment_mebibytes=16):
-        """A new cluster."""
+    def make(self, segment_mebibytes=16, *options):
+        """A new cluster; `options` are initdb's."""
         self.folder.mkdir(parents=True, exist_ok=True)
         run(self.programs / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync",
-            f"--wal-segsize={segment_mebibytes}")
+            f"--wal-segsize={segment_mebibytes}", *options)
         with open(self.data / "postgresql.conf", "a", encoding="utf-8") as conf:
             conf.write(SETTINGS.format(folder=self.folder))
 

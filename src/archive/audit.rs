@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::ArchiveError;
 use super::acknowledged::{self, Acknowledgement};
 use super::confirm::confirm;
-use super::continuity::{Because, Continuity, Gap, Inventory, Orphan, judge};
-use super::copies::{Copy, Elsewhere, Search};
+use super::continuity::{Continuity, Gap, Inventory, Orphan, judge};
+use super::copies::Elsewhere;
 use super::mark::Mark;
+use super::missing::{self, Missing, Stretch};
 use super::places::{Archive, Site, Sites};
 use super::shipping::{self, BrokenChain};
 use super::spool::Spool;
@@ -121,34 +122,6 @@ pub struct Line {
     pub stored: u64,
 }
 
-/// A gap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Missing {
-    /// The first segment missing.
-    pub first: SegmentName,
-    /// The last segment missing.
-    pub last: SegmentName,
-    /// How many.
-    pub count: u64,
-    /// Why they must have existed.
-    pub why: String,
-    /// Where they still are.
-    pub copies: Vec<Copy>,
-    /// The stretches that are in none of the places asked.
-    pub nowhere: Vec<Stretch>,
-    /// Places that could not tell.
-    pub unknown: Vec<String>,
-}
-
-/// Segments of one timeline in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Stretch {
-    /// The first.
-    pub first: SegmentName,
-    /// The last.
-    pub last: SegmentName,
-}
-
 /// An acknowledged gap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Accepted {
@@ -237,7 +210,15 @@ pub fn audit(
         verdict: Verdict::Ok,
         segment_size: survey.inventory.size.bytes(),
         timelines: lines(&survey.inventory),
-        gaps: missing(config, sites, site, &archive, &found.open, options, elsewhere)?,
+        gaps: missing::find(
+            config,
+            sites,
+            (&site.node, &archive),
+            &found.open,
+            options.arguments,
+            !options.names_only,
+            elsewhere,
+        )?,
         acknowledged: found.accepted,
         orphans: found.orphans.iter().map(|orphan| hanging(orphan, config)).collect(),
         damaged: verified.damaged.iter().map(|damage| broken(damage, &archive)).collect(),
@@ -361,49 +342,6 @@ fn lines(inventory: &Inventory) -> Vec<Line> {
         }
     };
     timelines.into_iter().map(line).collect()
-}
-
-fn missing(
-    config: &Config,
-    sites: &Sites,
-    site: &Site,
-    archive: &Archive,
-    gaps: &[Gap],
-    options: Options<'_>,
-    elsewhere: &Elsewhere<'_>,
-) -> Result<Vec<Missing>, ArchiveError> {
-    if gaps.is_empty() {
-        return Ok(Vec::new());
-    }
-    let size = archive.identity.segment_size;
-    let target = (&site.node, archive);
-    let search = Search::new(config, sites, target, options.arguments, !options.names_only, elsewhere)?;
-    let describe = |gap: &Gap| {
-        let found = search.find(gap);
-        let name = |number| SegmentName::new(gap.timeline, number, size);
-        let stretch = |(first, last)| Stretch { first: name(first), last: name(last) };
-        Missing {
-            first: name(gap.first),
-            last: name(gap.last),
-            count: gap.last.0 - gap.first.0 + 1,
-            why: why(gap),
-            copies: found.copies,
-            nowhere: found.nowhere.into_iter().map(stretch).collect(),
-            unknown: found.unknown,
-        }
-    };
-    Ok(gaps.iter().map(describe).collect())
-}
-
-fn why(gap: &Gap) -> String {
-    let timeline = gap.timeline;
-    match &gap.because {
-        Because::Inside => format!("later segments of timeline {timeline} are here"),
-        Because::Fork { child, at } => format!("timeline {child} left timeline {timeline} behind them, at {at}"),
-        Because::Begin { at } => format!("timeline {timeline} began there, at {at}"),
-        Because::Backup { label } => format!("backup '{label}' needs them"),
-        Because::Discarded => "they were discarded".to_owned(),
-    }
 }
 
 fn hanging(orphan: &Orphan, config: &Config) -> Hanging {

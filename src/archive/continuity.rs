@@ -186,6 +186,28 @@ impl Inventory {
         if new { Added::New } else { Added::Again }
     }
 
+    /// Adds what another place holds. Where both know a history, this one's counts.
+    pub fn join(&mut self, other: Inventory) {
+        for (timeline, theirs) in other.timelines {
+            let held = self.timelines.entry(timeline).or_default();
+            let numbers = theirs.whole.stretches().flat_map(|(first, last)| first.0..=last.0);
+            for number in numbers {
+                held.whole.insert(SegmentNumber(number));
+            }
+            held.partial.extend(theirs.partial);
+            held.files += theirs.files;
+            held.bytes += theirs.bytes;
+        }
+        for (timeline, history) in other.histories {
+            self.histories.entry(timeline).or_insert(history);
+        }
+        self.backups.extend(other.backups);
+        for (timeline, last) in other.known_until {
+            let known = self.known_until.entry(timeline).or_insert(last);
+            *known = last.max(*known);
+        }
+    }
+
     fn held_mut(&mut self, timeline: TimelineId, bytes: u64) -> &mut Held {
         let held = self.timelines.entry(timeline).or_default();
         held.files += 1;

@@ -149,7 +149,7 @@ pub fn load(spool: &Spool, name: WalName, fingerprint: u64) -> Option<Delivery> 
     let kept: Kept = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
     let file = spool.outgoing().join(format!("{name}{}", kept.encoding.extension()));
     let payload = Payload::of_file(&file, kept.encoding).ok()?;
-    let fits = payload.sha256 == kept.sha256 && kept.fingerprint == fingerprint;
+    let fits = payload.sha256() == kept.sha256 && kept.fingerprint == fingerprint;
     fits.then_some(Delivery { name, stamp: kept.stamp, payload, stored: kept.stored })
 }
 
@@ -158,7 +158,7 @@ pub fn keep(spool: &Spool, delivery: &Delivery, fingerprint: u64) {
     let kept = Kept {
         stamp: delivery.stamp,
         encoding: delivery.payload.encoding,
-        sha256: delivery.payload.sha256,
+        sha256: delivery.payload.sha256(),
         fingerprint,
         stored: delivery.stored.clone(),
     };

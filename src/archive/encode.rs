@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapOptions};
@@ -93,7 +93,14 @@ pub enum Way {
 /// What one thread compresses with.
 struct Tools {
     plain: Vec<u8>,
-    zstd: Option<(i32, zstd::bulk::Compressor<'static>)>,
+    encoder: Option<Encoder>,
+}
+
+/// Compresses pieces one after the other, each into a frame of its own; what is dear to make is kept in between.
+pub struct Encoder {
+    encoding: Encoding,
+    level: i32,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
 }
 
 /// A place at the bench; given back when dropped.
@@ -117,7 +124,7 @@ impl Bench {
 
     fn take_tools(&self) -> Tools {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or(Tools { plain: Vec::new(), zstd: None })
+        spare.unwrap_or(Tools { plain: Vec::new(), encoder: None })
     }
 }
 
@@ -238,7 +245,6 @@ fn encode_in_lanes(
 /// One thread at work on one segment.
 struct Press<'a> {
     source: &'a Source,
-    method: &'a Method,
     inspect: &'a Inspect<'a>,
     bench: &'a Bench,
     tools: Tools,
@@ -246,7 +252,7 @@ struct Press<'a> {
 
 impl Drop for Press<'_> {
     fn drop(&mut self) {
-        let tools = Tools { plain: std::mem::take(&mut self.tools.plain), zstd: self.tools.zstd.take() };
+        let tools = Tools { plain: std::mem::take(&mut self.tools.plain), encoder: self.tools.encoder.take() };
         self.bench.spare.lock().unwrap_or_else(PoisonError::into_inner).push(tools);
     }
 }
@@ -254,17 +260,16 @@ impl Drop for Press<'_> {
 impl<'a> Press<'a> {
     fn new(
         source: &'a Source,
-        method: &'a Method,
+        method: &Method,
         inspect: &'a Inspect<'a>,
         bench: &'a Bench,
     ) -> Result<Self, ArchiveError> {
         let mut tools = bench.take_tools();
-        let level = method.level;
-        if method.encoding == Encoding::Zstd && tools.zstd.as_ref().is_none_or(|(made_for, _)| *made_for != level) {
-            let made = compressor(level).map_err(ArchiveError::io("compress", &source.path))?;
-            tools.zstd = Some((level, made));
+        if tools.encoder.as_ref().is_none_or(|made| (made.encoding, made.level) != (method.encoding, method.level)) {
+            let made = Encoder::new(method.encoding, method.level);
+            tools.encoder = Some(made.map_err(ArchiveError::io("compress", &source.path))?);
         }
-        Ok(Press { source, method, inspect, bench, tools })
+        Ok(Press { source, inspect, bench, tools })
     }
 
     /// Reads, inspects and encodes one piece; `encoded` is overwritten.
@@ -284,16 +289,36 @@ impl<'a> Press<'a> {
         if length > 0 {
             (self.inspect)(offset, bytes)?;
         }
+        let encoder = self.tools.encoder.as_mut().expect("because every press has one");
+        encoder.encode(bytes, encoded).map_err(ArchiveError::io("compress", &self.source.path))
+    }
+}
+
+impl Encoder {
+    /// An encoder; `level` as in [`Method`].
+    pub fn new(encoding: Encoding, level: i32) -> io::Result<Encoder> {
+        let zstd = if encoding == Encoding::Zstd { Some(compressor(level)?) } else { None };
+        Ok(Encoder { encoding, level, zstd })
+    }
+
+    /// Encodes one piece; `encoded` is overwritten.
+    pub fn encode(&mut self, bytes: &[u8], encoded: &mut Vec<u8>) -> io::Result<()> {
         encoded.clear();
-        let compressed = match &mut self.tools.zstd {
-            Some((_, zstd)) if self.method.encoding == Encoding::Zstd => {
-                encoded.reserve(zstd::zstd_safe::compress_bound(length));
+        match &mut self.zstd {
+            Some(zstd) => {
+                encoded.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
                 zstd.compress_to_buffer(bytes, encoded).map(|_| ())
             }
-            _ => append(bytes, self.method, encoded),
-        };
-        compressed.map_err(ArchiveError::io("compress", &self.source.path))
+            None => append(bytes, self.encoding, self.level, encoded),
+        }
     }
+}
+
+/// Compresses bytes into one frame of the method.
+pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
+    let mut encoded = Vec::new();
+    Encoder::new(method.encoding, method.level)?.encode(bytes, &mut encoded)?;
+    Ok(encoded)
 }
 
 fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
@@ -303,19 +328,9 @@ fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
     Ok(compressor)
 }
 
-/// Compresses bytes into one frame of the method.
-pub fn compress(bytes: &[u8], method: &Method) -> io::Result<Vec<u8>> {
-    if method.encoding == Encoding::Zstd {
-        return compressor(method.level)?.compress(bytes);
-    }
-    let mut encoded = Vec::new();
-    append(bytes, method, &mut encoded)?;
-    Ok(encoded)
-}
-
 /// Appends one piece in a form that keeps nothing between pieces.
-fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()> {
-    match method.encoding {
+fn append(bytes: &[u8], encoding: Encoding, level: i32, encoded: &mut Vec<u8>) -> io::Result<()> {
+    match encoding {
         Encoding::None | Encoding::Zstd => encoded.extend_from_slice(bytes),
         Encoding::Lz4 => {
             let shape = lz4_flex::frame::FrameInfo::new()
@@ -327,7 +342,7 @@ fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()
             encoder.finish().map_err(io::Error::other)?;
         }
         Encoding::Gzip => {
-            let level = if method.level <= 0 { 6 } else { method.level.min(9) as u32 };
+            let level = if level <= 0 { 6 } else { level.min(9) as u32 };
             let mut encoder = flate2::write::GzEncoder::new(encoded, flate2::Compression::new(level));
             encoder.write_all(bytes)?;
             encoder.finish()?;
@@ -340,21 +355,14 @@ fn append(bytes: &[u8], method: &Method, encoded: &mut Vec<u8>) -> io::Result<()
 struct Output {
     path: PathBuf,
     memory: Vec<u8>,
-    /// Where the bytes go once they are too many for memory.
-    file: Option<File>,
-    hash: Sha256,
+    /// Where the bytes go once they are too many for memory, and their hash.
+    file: Option<(File, Sha256)>,
     size: u64,
 }
 
 impl Output {
     fn new(path: &Path) -> Self {
-        Output {
-            path: path.to_owned(),
-            memory: Vec::with_capacity(MEMORY_MAX),
-            file: None,
-            hash: Sha256::new(),
-            size: 0,
-        }
+        Output { path: path.to_owned(), memory: Vec::with_capacity(MEMORY_MAX), file: None, size: 0 }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
@@ -362,10 +370,12 @@ impl Output {
             self.spill()?;
         }
         match &mut self.file {
-            Some(file) => file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?,
+            Some((file, hash)) => {
+                file.write_all(bytes).map_err(ArchiveError::io("write", &self.path))?;
+                hash.update(bytes);
+            }
             None => self.memory.extend_from_slice(bytes),
         }
-        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
     }
@@ -374,14 +384,17 @@ impl Output {
         let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path);
         let mut file = created.map_err(ArchiveError::io("create", &self.path))?;
         file.write_all(&self.memory).map_err(ArchiveError::io("write", &self.path))?;
+        let hash = Sha256::new_with_prefix(&self.memory);
         self.memory = Vec::new();
-        self.file = Some(file);
+        self.file = Some((file, hash));
         Ok(())
     }
 
     fn finish(self, encoding: Encoding) -> Payload {
-        let memory = self.file.is_none().then(|| Arc::new(self.memory));
-        Payload { file: self.path, memory, size: self.size, sha256: self.hash.finalize().into(), encoding }
+        match self.file {
+            Some((_, hash)) => Payload::hashed(self.path, self.size, hash.finalize().into(), encoding),
+            None => Payload::in_memory(self.path, self.memory, encoding),
+        }
     }
 }
 
@@ -439,7 +452,7 @@ mod tests {
                 assert!(back == content, "{encoding:?} of {size} bytes");
                 payload.write_file().expect("the payload is written");
                 let again = Payload::of_file(&payload.file, encoding).expect("it is read again");
-                assert_eq!((again.size, again.sha256), (payload.size, payload.sha256));
+                assert_eq!((again.size, again.sha256()), (payload.size, payload.sha256()));
             }
         }
     }

@@ -124,7 +124,8 @@ pub fn is_left_behind(segment: SegmentName, archive: &Archive) -> Result<bool, A
     Ok(false)
 }
 
-fn history(timeline: TimelineId, archive: &Archive) -> Result<Option<TimelineHistory>, ArchiveError> {
+/// The history of a timeline in an archive; none where it is absent.
+pub fn history(timeline: TimelineId, archive: &Archive) -> Result<Option<TimelineHistory>, ArchiveError> {
     let path = layout::history(timeline);
     let Some(file) = archive.store.open(&path)? else { return Ok(None) };
     let mut text = String::new();

@@ -3,7 +3,8 @@
 //! Reading order: [`layout`] says where a file stands in an archive, [`identity`] whose archive it is, [`spool`] what
 //! this machine keeps beside it, [`claims`] who may begin a timeline in it. [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
 //! [`expire`] removes; [`audit`] says whether what is there is whole: [`survey`], [`continuity`], [`verify`],
-//! [`window`], [`copies`]. The [`worker`] does the first two ahead of time with the same code.
+//! [`window`], [`copies`]; [`drills`] keeps what restores have proven. The [`worker`] does the first two ahead of time
+//! with the same code.
 
 pub mod acknowledged;
 pub mod audit;
@@ -15,16 +16,19 @@ pub mod continuity;
 pub mod copies;
 pub mod delivery;
 pub mod dispute;
+pub mod drills;
 pub mod encode;
 pub mod error;
 pub mod expire;
 pub mod fetch;
 pub mod flush;
+pub mod holdings;
 pub mod hole;
 pub mod identity;
 pub mod init;
 pub mod layout;
 pub mod mark;
+pub mod missing;
 pub mod places;
 pub mod prove;
 pub mod push;

@@ -1,18 +1,22 @@
 //! How backups lie in an archive: `backup/<label>/`, and what stands in each folder.
 //!
-//! `files/<path>.zst`, `tblspc/<oid>/<path>.zst` and `bundle/<n>.tar.zst` hold the data, `index.json` says which file
-//! is where, `backup_manifest`, `backup_label` and `tablespace_map` are PostgreSQL's own, and `backup.json`, written
-//! last, makes it a backup. A folder without it is unfinished: never used, resumed by the node that began it, or
-//! removed.
+//! `files/<path>.zst`, `tblspc/<oid>/<path>.zst` and `bundle/<n>.tar.zst` hold whole files, `blocks/<path>.zst` the
+//! changed blocks of one ([`super::runs`]), `sums/<path>` what the next backup compares with ([`super::blocks`]).
+//! `index.json` says which file is where, `backup_manifest`, `backup_label` and `tablespace_map` are PostgreSQL's own,
+//! and `backup.json`, written last, makes it a backup. A folder without it is unfinished: never used, resumed by the
+//! node that began it, or removed.
+
+mod index;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::index::{Index, Object, StoredFile};
 use super::BackupError;
 use super::plan::Tablespace;
 use crate::archive::places::Archive;
@@ -41,6 +45,9 @@ pub const FORMAT: u32 = 1;
 /// No description is larger, in bytes.
 const DESCRIPTION_MAX: u64 = 1 << 20;
 
+/// No claim is larger, in bytes.
+const CLAIM_MAX: u64 = 1 << 16;
+
 /// The name of a backup: when it began, in UTC, and what it is: `20261121T140312F`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -57,6 +64,8 @@ pub struct ParseLabelError(pub String);
 pub enum Kind {
     /// Everything.
     Full,
+    /// What differs from its parent.
+    Incremental,
 }
 
 /// What a backup says of itself: `backup.json`.
@@ -94,7 +103,7 @@ pub struct Description {
     pub files: u64,
     /// What they hold, in bytes.
     pub size: u64,
-    /// What they take in the archive, in bytes.
+    /// What this backup takes in the archive, in bytes, without those it builds on.
     pub stored: u64,
     /// How they are stored.
     pub encoding: Encoding,
@@ -121,6 +130,9 @@ pub struct Description {
     /// When it was last verified and found good, with offset.
     #[serde(default)]
     pub verified: Option<String>,
+    /// When it was last verified and found damaged, with offset; it is not used unasked then.
+    #[serde(default)]
+    pub failed: Option<String>,
 }
 
 /// The pages of one file whose checksum is wrong.
@@ -130,46 +142,6 @@ pub struct DamagedPages {
     pub path: String,
     /// Block numbers, counted over all files of the relation's fork.
     pub blocks: Vec<u32>,
-}
-
-/// Where the files of a backup are: `index.json`, and `resume.json` while it grows.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Index {
-    /// Every stored object.
-    pub objects: Vec<Object>,
-    /// Directories to make, parents first; files that need no other do not name theirs.
-    pub directories: Vec<String>,
-}
-
-/// One stored object: a file, or a bundle of small ones.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Object {
-    /// Its path in the folder of the backup.
-    pub stored: String,
-    /// True for a tar of several files.
-    pub bundle: bool,
-    /// Its size as stored, in bytes.
-    pub bytes: u64,
-    /// The files it holds that belong to the backup.
-    pub files: Vec<StoredFile>,
-}
-
-/// One file of the data directory as it was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredFile {
-    /// Relative to the data directory; below `pg_tblspc/<oid>` for tablespaces.
-    pub path: String,
-    /// How many bytes were read.
-    pub size: u64,
-    /// When it was last written before it was read, in nanoseconds since 1970.
-    pub modified: i64,
-    /// When it was opened for reading, in nanoseconds since 1970.
-    pub opened: i64,
-    /// The CRC-32C of its content.
-    pub crc: u32,
-    /// Pages whose checksum was wrong.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub damaged: Vec<u32>,
 }
 
 /// Who took a label.
@@ -185,6 +157,9 @@ pub struct Claim {
     pub major: u32,
     /// How files are stored.
     pub encoding: Encoding,
+    /// The backup that it builds on; none for a full one.
+    #[serde(default)]
+    pub parent: Option<Label>,
     /// When, with offset.
     pub at: String,
 }
@@ -203,13 +178,26 @@ pub enum Found {
 impl Label {
     /// The label of a backup that begins now.
     pub fn new(kind: Kind, at: DateTime<Utc>) -> Label {
-        let Kind::Full = kind;
-        Label(at.format("%Y%m%dT%H%M%SF").to_string())
+        let letter = match kind {
+            Kind::Full => 'F',
+            Kind::Incremental => 'I',
+        };
+        Label(format!("{}{letter}", at.format("%Y%m%dT%H%M%S")))
+    }
+
+    /// When it began, to the second.
+    pub fn time(&self) -> Option<DateTime<Utc>> {
+        NaiveDateTime::parse_from_str(&self.0[..self.0.len() - 1], "%Y%m%dT%H%M%S").ok().map(|time| time.and_utc())
     }
 
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// True for a full backup.
+    pub fn is_full(&self) -> bool {
+        self.0.ends_with('F')
     }
 
     /// Its folder in an archive.
@@ -272,12 +260,17 @@ impl Found {
 
 /// Every folder of a backup, oldest first. What has no label for a name is not ours and is left out.
 pub fn list(archive: &Archive) -> Result<Vec<Found>, BackupError> {
+    labels(archive)?.into_iter().map(|label| look(archive, label)).collect()
+}
+
+/// The names of these folders, oldest first.
+pub fn labels(archive: &Archive) -> Result<Vec<Label>, BackupError> {
     let folder: StorePath = FOLDER.parse()?;
     let entries = archive.store.list(&folder)?.unwrap_or_default();
     let folders = entries.into_iter().filter(|entry| entry.kind == EntryKind::Folder);
     let mut labels: Vec<Label> = folders.filter_map(|entry| entry.name.parse().ok()).collect();
     labels.sort();
-    labels.into_iter().map(|label| look(archive, label)).collect()
+    Ok(labels)
 }
 
 /// Every whole backup, oldest first.
@@ -314,6 +307,12 @@ fn look(archive: &Archive, label: Label) -> Result<Found, BackupError> {
         Ok(found) => Found::Whole(Box::new(found)),
         Err(error) => Found::Unreadable(label, format!("its {DESCRIPTION} cannot be understood: {error}")),
     })
+}
+
+/// The claim of an unfinished backup; `None` where there is none that can be understood.
+pub fn claim(archive: &Archive, label: &Label) -> Result<Option<Claim>, BackupError> {
+    let bytes = read(archive, label, CLAIM, CLAIM_MAX)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Reads a small file of a backup; `None` where it is absent.
@@ -366,15 +365,17 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// Writes a position as PostgreSQL does.
-mod as_text {
+pub mod as_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::wal::Lsn;
 
+    /// As text.
     pub fn serialize<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(lsn)
     }
 
+    /// From text.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Lsn, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
@@ -389,7 +390,9 @@ mod tests {
         let at = DateTime::parse_from_rfc3339("2026-11-21T15:03:12+01:00").expect("because it is a time");
         let label = Label::new(Kind::Full, at.to_utc());
         assert_eq!(label.as_str(), "20261121T140312F");
+        assert_eq!(label.time(), Some(at.to_utc()));
         assert_eq!("20261121T140312F".parse(), Ok(label));
+        assert_eq!(Label::new(Kind::Incremental, at.to_utc()).as_str(), "20261121T140312I");
         for text in ["", "20261121T140312", "20261121T140312X", "20261121-140312F", "../261121T140312F"] {
             assert!(text.parse::<Label>().is_err(), "{text}");
         }

@@ -70,6 +70,9 @@ pub enum BackupError {
     /// WAL that must be there did not come.
     #[error("WAL segment '{segment}' did not reach the {place} within {} s", after.as_secs_f64())]
     NotArchived { segment: SegmentName, place: Place, after: Duration, hint: String },
+    /// A restored server did not recover to where it should.
+    #[error("the server restored into '{}' failed: {detail}", pgdata.display())]
+    Recovery { pgdata: PathBuf, detail: String, hint: String, class: Class },
     /// The server answered what no server answers.
     #[error("the server answered something unexpected to '{statement}': {detail}")]
     Answer { statement: &'static str, detail: String },
@@ -114,6 +117,7 @@ impl Explain for BackupError {
             BackupError::NoSuchBackup { .. } => Class::Absent,
             BackupError::Damaged { .. } => Class::Corrupt,
             BackupError::NotArchived { .. } => Class::Timeout,
+            BackupError::Recovery { class, .. } => *class,
             BackupError::Answer { .. } => Class::Postgres,
         }
     }
@@ -134,7 +138,9 @@ impl Explain for BackupError {
             BackupError::Lost { hint: Some(hint), .. } => hint,
             BackupError::Lost { .. } => "Run it again: what is there already travels no more.",
             BackupError::Garbled { .. } => "Run it again; if it happens again, check disk and memory of both machines.",
-            BackupError::Refused { hint, .. } | BackupError::NotArchived { hint, .. } => hint,
+            BackupError::Refused { hint, .. }
+            | BackupError::NotArchived { hint, .. }
+            | BackupError::Recovery { hint, .. } => hint,
             BackupError::Busy { .. } => "Wait for it; its lock goes with its process.",
             BackupError::NoSuchBackup { .. } => "'base-backup list' shows every backup.",
             BackupError::Damaged { .. } => {

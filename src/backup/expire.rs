@@ -1,16 +1,18 @@
 //! Removes backups that nobody wants any more, and then the WAL that nothing needs.
 //!
 //! What goes is decided by a pure function. The newest backup that can be used stays, whatever the rules say, and so
-//! does one with a keep mark. A listing that fails ends everything: nothing is removed on half a picture. A backup
-//! loses its description first, so that a run that is killed leaves an unfinished folder and never half a backup.
+//! does one with a keep mark, and whatever a backup that stays builds on. A listing that fails ends everything: nothing
+//! is removed on half a picture. The youngest goes first, so that no backup ever lacks its parent, and each loses its
+//! description first, so that a run that is killed leaves an unfinished folder and never half a backup.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local};
 use serde::Serialize;
 
-use super::BackupError;
 use super::catalog::{self, CLAIM, DESCRIPTION, Description, FOLDER, Found, Label, RESUME};
+use super::{BackupError, chain};
 use crate::archive::expire::{self as wal, Cut, Removed};
 use crate::archive::places::Archive;
 use crate::config::Config;
@@ -50,16 +52,17 @@ pub struct Report {
     pub wal_kept: Vec<String>,
 }
 
-/// Decides over whole backups, oldest first.
-pub fn decide(backups: &[Description], rules: Rules, now: DateTime<Local>) -> Vec<Fate> {
-    let usable = |backup: &Description| backup.damaged_pages.is_empty();
-    let newest = backups.iter().rposition(usable).or_else(|| backups.len().checked_sub(1));
-    let mut fates = Vec::new();
-    for (at, backup) in backups.iter().enumerate() {
-        let newer = backups[at + 1..].iter().filter(|other| usable(other)).count();
+/// Decides over a listing; `claimed` are the parents of unfinished backups, each with its child.
+pub fn decide(backups: &[Found], claimed: &[(Label, Label)], rules: Rules, now: DateTime<Local>) -> Vec<Fate> {
+    let known = chain::known(backups);
+    let usable: Vec<bool> = known.values().map(|it| chain::obstacle(&known, it).is_none()).collect();
+    let newest = usable.iter().rposition(|usable| *usable).or_else(|| known.len().checked_sub(1));
+    let mut fates: Vec<Fate> = Vec::new();
+    for (at, backup) in known.values().enumerate() {
+        let newer = || known.values().zip(&usable).skip(at + 1).filter(|(_, usable)| **usable).map(|(it, _)| it);
         // The newest one that is older than the days is where a restore to their first moment begins.
-        let newer_old = backups[at + 1..].iter().any(|other| usable(other) && is_older(other, rules.days, now));
-        let by_count = rules.keep > 0 && newer >= rules.keep as usize;
+        let newer_old = newer().any(|other| is_older(other, rules.days, now));
+        let by_count = rules.keep > 0 && newer().count() >= rules.keep as usize;
         let by_days = rules.days > 0 && newer_old;
         let (removed, why) = if Some(at) == newest {
             (false, "it is the newest that can be used".to_owned())
@@ -72,11 +75,32 @@ pub fn decide(backups: &[Description], rules: Rules, now: DateTime<Local>) -> Ve
         } else if rules.days > 0 && !by_days {
             (false, format!("a restore to any time of {} days may need it", rules.days))
         } else {
-            (true, format!("{newer} newer ones are kept"))
+            (true, format!("{} newer ones are kept", newer().count()))
         };
         fates.push(Fate { label: backup.label.clone(), removed, why });
     }
+    keep_parents(&mut fates, backups, claimed);
     fates
+}
+
+/// Keeps what those build on that stay.
+fn keep_parents(fates: &mut [Fate], backups: &[Found], claimed: &[(Label, Label)]) {
+    let known = chain::known(backups);
+    let unreadable = backups.iter().rfind(|it| matches!(it, Found::Unreadable(label, _) if !label.is_full()));
+    let mut built_on: BTreeMap<&Label, &Label> = claimed.iter().map(|(parent, child)| (parent, child)).collect();
+    // A parent is older than its child, so the youngest is asked first.
+    for fate in fates.iter_mut().rev() {
+        if let Some(child) = built_on.get(&fate.label).filter(|_| fate.removed) {
+            (fate.removed, fate.why) = (false, format!("'{child}' builds on it"));
+        }
+        if let Some(child) = unreadable.map(Found::label).filter(|child| fate.removed && **child > fate.label) {
+            (fate.removed, fate.why) = (false, format!("'{child}' cannot be read and may build on it"));
+        }
+        let backup = known.get(&fate.label).filter(|_| !fate.removed);
+        if let Some((child, parent)) = backup.and_then(|it| Some((&it.label, it.parent.as_ref()?))) {
+            built_on.entry(parent).or_insert(child);
+        }
+    }
 }
 
 fn is_older(backup: &Description, days: u32, now: DateTime<Local>) -> bool {
@@ -95,21 +119,29 @@ pub fn expire(
     dry_run: bool,
 ) -> Result<Report, BackupError> {
     let found = catalog::list(archive)?;
-    let mut fates = Vec::new();
+    let (mut fates, mut claimed) = (Vec::new(), Vec::new());
     for found in &found {
         match found {
             Found::Whole(_) => {}
             Found::Unreadable(label, why) => {
                 fates.push(Fate { label: label.clone(), removed: false, why: why.clone() })
             }
-            Found::Unfinished(label) => fates.push(unfinished(archive, label)?),
+            Found::Unfinished(label) => {
+                let fate = unfinished(archive, label)?;
+                if !fate.removed {
+                    claimed.extend(catalog::claim(archive, label)?.and_then(|it| Some((it.parent?, label.clone()))));
+                }
+                fates.push(fate);
+            }
         }
     }
-    let whole: Vec<Description> =
-        found.into_iter().filter_map(|found| if let Found::Whole(it) = found { Some(*it) } else { None }).collect();
-    fates.extend(decide(&whole, rules, Local::now()));
+    fates.extend(decide(&found, &claimed, rules, Local::now()));
     fates.sort_by(|a, b| a.label.cmp(&b.label));
-    for fate in fates.iter().filter(|fate| fate.removed && !dry_run) {
+    for fate in fates.iter_mut().rev().filter(|fate| fate.removed && !dry_run) {
+        if let Some(new) = begun_since(archive, &found)? {
+            (fate.removed, fate.why) = (false, format!("'{new}' has just begun and may build on it; run this again"));
+            continue;
+        }
         remove(archive, &fate.label)?;
         log::info!("removed backup '{}'", fate.label);
     }
@@ -120,6 +152,12 @@ pub fn expire(
         report.wal_kept.push("WAL is removed by the node that holds the archive".to_owned());
     }
     Ok(report)
+}
+
+/// A backup that another node began after the listing; it may build on any other.
+fn begun_since(archive: &Archive, listed: &[Found]) -> Result<Option<Label>, BackupError> {
+    let labels = catalog::labels(archive)?.into_iter();
+    Ok(labels.rev().find(|label| listed.iter().all(|found| found.label() != label)))
 }
 
 fn expire_wal(config: &Config, archive: &Archive, report: &mut Report, dry_run: bool) -> Result<(), BackupError> {
@@ -245,13 +283,32 @@ mod tests {
             annotations: Default::default(),
             keep: false,
             verified: None,
+            failed: None,
         }
     }
 
-    fn removed(backups: &[Description], keep: u32, days: u32) -> Vec<String> {
-        let fates = decide(backups, Rules { keep, days }, now());
+    /// An incremental backup of that day, on that of another.
+    fn child(day: u32, parent: &Description) -> Description {
+        Description {
+            label: format!("202611{day:02}T000000I").parse().expect("because it is a label"),
+            kind: Kind::Incremental,
+            parent: Some(parent.label.clone()),
+            ..backup(day)
+        }
+    }
+
+    fn listing(backups: &[Description]) -> Vec<Found> {
+        backups.iter().map(|it| Found::Whole(Box::new(it.clone()))).collect()
+    }
+
+    fn gone(listing: &[Found], claimed: &[(Label, Label)], keep: u32, days: u32) -> Vec<String> {
+        let fates = decide(listing, claimed, Rules { keep, days }, now());
         let gone = fates.into_iter().filter(|fate| fate.removed);
         gone.map(|fate| fate.label.as_str()[6..8].to_owned()).collect()
+    }
+
+    fn removed(backups: &[Description], keep: u32, days: u32) -> Vec<String> {
+        gone(&listing(backups), &[], keep, days)
     }
 
     #[test]
@@ -281,5 +338,38 @@ mod tests {
         all[3].damaged_pages.push(DamagedPages { path: "base/5/1".to_owned(), blocks: vec![0] });
         assert_eq!(removed(&all, 1, 0), ["05"]);
         assert_eq!(removed(&all[3..], 1, 1), Vec::<String>::new());
+    }
+    #[test]
+    fn what_others_build_on_stays_with_them() {
+        let (first, second) = (backup(1), backup(10));
+        let (a, b) = (child(2, &first), child(3, &first));
+        let (c, d) = (child(4, &a), child(12, &second));
+        let all = [first.clone(), a.clone(), b, c.clone(), second, d];
+        // The 4th stays, so the 2nd and the 1st do; nobody needs the 3rd.
+        assert_eq!(removed(&all, 3, 0), ["03"]);
+        assert_eq!(removed(&all, 2, 0), ["01", "02", "03", "04"]);
+        assert_eq!(removed(&all, 1, 0), ["01", "02", "03", "04"]);
+        // An unfinished one needs its parent too.
+        let begun = "20261121T000000I".parse().expect("because it is a label");
+        assert_eq!(gone(&listing(&all), &[(a.label, begun)], 1, 0), ["03", "04"]);
+        // One that cannot be read may build on any that is older.
+        let mut found = listing(&all);
+        found[3] = Found::Unreadable(c.label, "of a later format".to_owned());
+        assert_eq!(gone(&found, &[], 1, 0), Vec::<String>::new());
+        found[3] = Found::Unreadable(first.label, "torn".to_owned());
+        assert_eq!(gone(&found[1..], &[], 1, 0), ["02", "03"]);
+    }
+
+    #[test]
+    fn one_that_lacks_its_parent_is_none_to_rely_on() {
+        let first = backup(1);
+        let lost = child(20, &backup(15));
+        assert_eq!(removed(&[first.clone(), lost.clone()], 1, 0), Vec::<String>::new());
+        let failed = Description { failed: Some(String::new()), ..backup(15) };
+        let all = [first, failed, lost];
+        assert_eq!(removed(&all, 1, 0), Vec::<String>::new());
+        assert_eq!(removed(&all[1..], 1, 0), Vec::<String>::new());
+        let sound = [all[1].clone(), all[2].clone(), backup(21)];
+        assert_eq!(removed(&sound, 1, 0), ["15", "20"]);
     }
 }

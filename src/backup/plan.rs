@@ -58,6 +58,29 @@ pub struct Tablespace {
     pub location: String,
 }
 
+/// What tells a file from other files and from other states of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// When its content was last written (`mtime`), in nanoseconds since 1970.
+    pub modified: i64,
+    /// When anything of it last changed (`ctime`), in nanoseconds since 1970; no program can set it.
+    pub changed: i64,
+    /// Its number in the file system.
+    pub inode: u64,
+}
+
+impl Stamp {
+    /// The stamp of a file that was looked at.
+    pub fn of(data: &fs::Metadata) -> Stamp {
+        let time = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+        Stamp {
+            modified: time(data.mtime(), data.mtime_nsec()),
+            changed: time(data.ctime(), data.ctime_nsec()),
+            inode: data.ino(),
+        }
+    }
+}
+
 /// A file to be copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
@@ -67,8 +90,8 @@ pub struct SourceFile {
     pub file: PathBuf,
     /// Its size when it was listed, in bytes.
     pub size: u64,
-    /// When it was last written, in nanoseconds since 1970.
-    pub modified: i64,
+    /// What tells its state from others.
+    pub stamp: Stamp,
     /// For files with pages: the block number of the first one.
     pub first_block: Option<u32>,
 }
@@ -165,8 +188,8 @@ impl Walk<'_> {
             self.folder(&inner, &full, false)?;
         } else if data.is_file() {
             let first_block = first_block(path, name, self.version_directory);
-            let modified = modified(&data);
-            self.tree.files.push(SourceFile { path: inner, file: full, size: data.len(), modified, first_block });
+            let stamp = Stamp::of(&data);
+            self.tree.files.push(SourceFile { path: inner, file: full, size: data.len(), stamp, first_block });
         } else {
             self.tree.warnings.push(format!("'{inner}' is neither a file nor a directory and is left out"));
         }
@@ -207,11 +230,6 @@ impl Walk<'_> {
         }
         Ok(())
     }
-}
-
-/// When a file was last written, in nanoseconds since 1970.
-pub fn modified(data: &fs::Metadata) -> i64 {
-    data.mtime().saturating_mul(1_000_000_000).saturating_add(data.mtime_nsec())
 }
 
 /// True for a directory that holds the relations of a database.
@@ -349,7 +367,7 @@ mod tests {
     }
 
     fn file(path: &str, size: u64) -> SourceFile {
-        SourceFile { path: path.to_owned(), file: path.into(), size, modified: 0, first_block: None }
+        SourceFile { path: path.to_owned(), file: path.into(), size, stamp: Stamp::default(), first_block: None }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub(super) mod claim;
 pub(super) mod layout;
 mod patch;
+mod room;
 pub(super) mod sweep;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use self::claim::{MARK, Way, look};
+pub use self::room::room;
 
 use self::claim::Claim;
 use self::layout::Layout;
@@ -84,7 +86,7 @@ pub fn restore_with(
     let places = places(description, target)?;
     let claim = Claim::take(description, target, &places)?;
     let layout = Layout::new(target, &places);
-    layout.prepare(&contents.index.directories)?;
+    layout.prepare(contents.directories())?;
     watcher.phase("restoring");
     // The first trouble is the one to tell; the directory has no control file, so no server starts on it.
     if let Some(error) = contents.read_all(jobs, &layout, watcher).into_iter().next() {
@@ -93,8 +95,7 @@ pub fn restore_with(
     layout.write("backup_label", &label)?;
     layout.write(manifest::NAME, &contents.manifest)?;
     watcher.phase("removing what does not belong there");
-    let files = contents.index.objects.iter().flat_map(|object| &object.files).map(|file| file.path.as_str());
-    let removed = sweep::sweep(&layout, files, &contents.index.directories, false)?;
+    let removed = sweep::sweep(&layout, contents.paths(), contents.directories(), false)?;
     settle()?;
     watcher.phase("making it durable");
     for folder in std::iter::once(&target.pgdata).chain(places.values()).chain(&target.wal) {

@@ -150,12 +150,13 @@ impl Session {
 }
 
 /// Makes sure that the data directory is that of the server which began the backup at `start`: its control file must
-/// know the checkpoint that was made for it. A connection string that leads to another server is found out so.
-pub fn same_server(pgdata: &Path, standby: bool, start: Lsn) -> Result<(), BackupError> {
+/// know the checkpoint that was made for it, or a later one; it is given back. A connection string that leads to
+/// another server is found out so.
+pub fn same_server(pgdata: &Path, standby: bool, start: Lsn) -> Result<ControlFile, BackupError> {
     let control = ControlFile::read(pgdata)?;
     let state = if standby { ClusterState::InArchiveRecovery } else { ClusterState::InProduction };
     if control.state == state && control.redo >= start {
-        return Ok(());
+        return Ok(control);
     }
     Err(BackupError::refused(
         format!(

@@ -3,28 +3,28 @@
 //! Shipping is proven, the server is told, the files are copied by several threads, the control file last, the server
 //! is told again, its WAL is awaited in the archive, and only then the description is written, which makes it a backup.
 //! A run that ends anywhere before leaves an unfinished folder; the next run on this node goes on with it and copies
-//! only what has changed since.
+//! only what has changed since. An incremental backup takes the same way, and leaves out what its parent holds.
 
+mod claim;
 mod crew;
+mod finish;
 mod reuse;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use chrono::{DateTime, Local, Utc};
+use chrono::Local;
 
 use self::crew::Crew;
 use self::reuse::Reuse;
-use super::catalog::{
-    self, CLAIM, Claim, DESCRIPTION, DamagedPages, Description, FORMAT, Found, INDEX, Index, Kind, Label, Object,
-    RESUME, StoredFile,
-};
-use super::copy::{Copier, Pace, encode_bytes, now, remove};
-use super::plan::{self, CONTROL, Tree};
-use super::session::{Session, Stopped, same_server};
+use super::catalog::{CLAIM, Claim, Description, Index, Label, Object, RESUME, StoredFile};
+use super::copy::{Copier, Pace, encoded, remove};
+use super::parent::{self, Parent};
+use super::plan::{self, CONTROL, Stamp, Tree};
+use super::session::{Session, same_server};
 use super::{BackupError, Watcher, manifest, wal};
 use crate::archive::encode::Method;
 use crate::archive::places::{Archive, Sites};
@@ -33,7 +33,19 @@ use crate::config::{Checkpoint, Config, Node};
 use crate::postgres::control::ControlFile;
 use crate::store::{Encoding, Payload, Published, StorePath};
 use crate::system::lock::{Lock, Taken};
-use crate::wal::{Lsn, SegmentName, SegmentNumber, TimelineId};
+use crate::wal::{Lsn, SegmentNumber, TimelineId};
+
+/// By how much the clocks of two nodes may differ, in nanoseconds.
+const CLOCKS_APART: i64 = 300_000_000_000;
+
+/// What kind of backup is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A full one.
+    Full,
+    /// An incremental one on this parent, or on the newest that can be used; a full one where there is none.
+    Incremental(Option<Label>),
+}
 
 /// What is wanted.
 pub struct Request<'a> {
@@ -41,6 +53,8 @@ pub struct Request<'a> {
     pub config: &'a Arc<Config>,
     /// The node whose archive gets it.
     pub place: &'a str,
+    /// What kind.
+    pub wanted: Wanted,
     /// What people write about it.
     pub annotations: BTreeMap<String, String>,
     /// True: expire leaves it alone.
@@ -49,7 +63,7 @@ pub struct Request<'a> {
     pub watcher: &'a dyn Watcher,
 }
 
-/// Takes a full backup of this node's server.
+/// Takes a backup of this node's server.
 pub fn take(request: &Request<'_>) -> Result<Description, BackupError> {
     let config = request.config;
     let spool = Spool::new(&config.local.spool);
@@ -67,16 +81,22 @@ pub fn take(request: &Request<'_>) -> Result<Description, BackupError> {
     archive.identity.admit(archive.store.place(), facts.system_id, facts.segment_size)?;
     request.watcher.phase("proving that WAL is shipped");
     wal::prove_shipping(config, &mut session, &archive, config.backup.deadline)?;
+    let parent = choose_parent(&archive, &request.wanted, session.major())?;
     let claim = Claim {
         node: config.local.node.clone(),
         system_identifier: control.system_id.to_string(),
         pgdata: pgdata.display().to_string(),
         major: session.major(),
         encoding: config.backup.compress,
+        parent,
         at: Local::now().to_rfc3339(),
     };
-    let (label, index) = claim_label(&archive, &claim, &workplace)?;
-    let run = Run { request, archive, label, pgdata, control, workplace, claim, timeline: facts.timeline };
+    // The claim names the parent before it is read, so that expire leaves it alone.
+    let (label, index) = claim::take(&archive, &claim)?;
+    let parent = claim.parent.as_ref().map(|label| Parent::open(&archive, label)).transpose()?;
+    let parent = parent.as_ref();
+    let run =
+        Run { request, archive: &archive, label, pgdata, control, workplace, claim, parent, timeline: facts.timeline };
     let description = run.go(session, index)?;
     log::info!("backup '{}' is whole: {} files", description.label, description.files);
     Ok(description)
@@ -124,43 +144,26 @@ fn prepare_workplace(spool: &Spool) -> Result<PathBuf, BackupError> {
     Ok(folder)
 }
 
-/// Finds an unfinished backup to go on with, or takes a new label.
-fn claim_label(archive: &Archive, claim: &Claim, workplace: &Path) -> Result<(Label, Index), BackupError> {
-    for found in catalog::list(archive)?.into_iter().rev() {
-        let Found::Unfinished(label) = found else { continue };
-        let Some(bytes) = catalog::read(archive, &label, CLAIM, 1 << 16)? else { continue };
-        let same = serde_json::from_slice::<Claim>(&bytes)
-            .is_ok_and(|theirs| Claim { at: claim.at.clone(), ..theirs } == *claim);
-        if same {
-            let index = catalog::read(archive, &label, RESUME, u64::MAX)?;
-            let index = index.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-            log::info!("goes on with the unfinished backup '{label}'");
-            return Ok((label, index));
-        }
+/// The backup to build on, if any.
+fn choose_parent(archive: &Archive, wanted: &Wanted, major: u32) -> Result<Option<Label>, BackupError> {
+    let Wanted::Incremental(named) = wanted else { return Ok(None) };
+    let parent = parent::choose(archive, named.as_ref(), major)?;
+    if parent.is_none() {
+        log::warn!("there is no backup that an incremental one can build on; a full one is taken");
     }
-    let payload = encode_bytes(&catalog::to_json(claim), &workplace.join("claim"), Encoding::None)?;
-    let mut at = Utc::now();
-    loop {
-        let label = Label::new(Kind::Full, at);
-        let free = archive.store.look(&label.path(DESCRIPTION)?)?.is_none();
-        if free && archive.store.publish(&label.path(CLAIM)?, &payload, &[])? == Published::New {
-            remove(&payload.file)?;
-            return Ok((label, Index::default()));
-        }
-        // Another node began in the same second.
-        at += Duration::from_secs(1);
-    }
+    Ok(parent)
 }
 
 /// One run, once its place is known.
 struct Run<'a> {
     request: &'a Request<'a>,
-    archive: Archive,
+    archive: &'a Archive,
     label: Label,
     pgdata: &'a Path,
     control: ControlFile,
     workplace: PathBuf,
     claim: Claim,
+    parent: Option<&'a Parent<'a>>,
     timeline: TimelineId,
 }
 
@@ -173,13 +176,13 @@ struct Copied {
 
 impl Run<'_> {
     fn go(&self, mut session: Session, old: Index) -> Result<Description, BackupError> {
-        let begun = Instant::now();
         let started = Local::now();
         self.request.watcher.phase("waiting for a checkpoint");
         let fast = self.request.config.backup.checkpoint == Checkpoint::Fast;
         let start = session.start(&format!("pgwarm {}", self.label), fast)?;
-        same_server(self.pgdata, session.is_standby(), start)?;
-        let copied = self.copy(&mut session, old)?;
+        let control = same_server(self.pgdata, session.is_standby(), start)?;
+        let settled = settled(&control, session.is_standby());
+        let copied = self.copy(&mut session, old, settled)?;
         self.request.watcher.phase("ending the backup");
         let (stopped, label) = session.finish(self.timeline)?;
         let role = if session.is_standby() { "standby" } else { "primary" };
@@ -191,11 +194,9 @@ impl Run<'_> {
             wal::switch_on_primary(self.request.config);
         }
         self.request.watcher.phase("waiting for its WAL");
-        wal::await_range(&self.archive, range.timeline, first, last, self.request.config.backup.deadline)?;
+        wal::await_range(self.archive, range.timeline, first, last, self.request.config.backup.deadline)?;
         self.request.watcher.phase("writing the description");
-        let description = self.finish(copied, &stopped, range, started, role)?;
-        log::debug!("the backup took {:.1} s", begun.elapsed().as_secs_f64());
-        Ok(description)
+        self.finish(copied, &stopped, range, started, role)
     }
 
     fn segments(&self, range: manifest::WalRange) -> (SegmentNumber, SegmentNumber) {
@@ -205,17 +206,23 @@ impl Run<'_> {
     }
 
     /// Copies every file, the control file last.
-    fn copy(&self, session: &mut Session, old: Index) -> Result<Copied, BackupError> {
+    fn copy(&self, session: &mut Session, old: Index, settled: i64) -> Result<Copied, BackupError> {
         let config = &self.request.config.backup;
         let version = format!("PG_{}_{}", session.major(), self.control.catalog_version);
         let mut tree = plan::walk(self.pgdata, &version)?;
         tree.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        let checksums = self.control.checksums && session.has_usual_layout()?;
-        if self.control.checksums && !checksums {
-            log::warn!("page checksums are not looked at: the server was built with other sizes of pages or files");
+        let usual = session.has_usual_layout()?;
+        if !usual {
+            log::warn!("the server was built with other sizes of pages or files: pages are not looked at one by one");
+            tree.files.iter_mut().for_each(|file| file.first_block = None);
         }
-        let Reuse { kept, rest } = reuse::reuse(old, std::mem::take(&mut tree.files));
-        let index = Index { objects: self.confirm(kept)?, directories: tree.directories.clone() };
+        let checksums = self.control.checksums && usual;
+        let Reuse { kept, mut rest } = reuse::reuse(old, std::mem::take(&mut tree.files));
+        let mut index = self.confirm(kept)?;
+        if let Some(parent) = self.parent {
+            index.unchanged.extend(parent.unchanged(&mut rest));
+        }
+        index.directories.clone_from(&tree.directories);
         self.request.watcher.begin(rest.iter().map(|file| file.size).sum());
         self.request.watcher.phase("copying");
         let encoding = config.compress;
@@ -224,37 +231,41 @@ impl Run<'_> {
             wave: jobs(config.jobs).min(2),
             spool: self.workplace.clone(),
             pages: checksums,
+            settled,
+            parent: self.parent,
             pace: Pace::new(config.rate_max),
             watcher: self.request.watcher,
             next: 0.into(),
+            spare: Default::default(),
         };
-        let crew = Crew { archive: &self.archive, label: &self.label, copier: &copier, jobs: jobs(config.jobs) };
+        let crew = Crew { archive: self.archive, label: &self.label, copier: &copier, jobs: jobs(config.jobs) };
         let mut index = crew.work(plan::arrange(rest), index, session)?;
-        index.objects.push(self.control_file(encoding)?);
+        index.objects.push(self.control_file(encoding, settled)?);
         Ok(Copied { index, tree, checksums })
     }
 
     /// Keeps only those objects of an earlier run that are there as recorded, and removes all others.
-    fn confirm(&self, kept: Vec<Object>) -> Result<Vec<Object>, BackupError> {
+    fn confirm(&self, mut kept: Index) -> Result<Index, BackupError> {
         let folder = self.label.folder();
         let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
-        for (path, size) in super::expire::stored_files(&self.archive, &folder)? {
+        for (path, size) in super::expire::stored_files(self.archive, &folder)? {
             let name = path.as_str().strip_prefix(folder.as_str()).unwrap_or_default().trim_start_matches('/');
             sizes.insert(name.to_owned(), size);
         }
-        let kept: Vec<Object> =
-            kept.into_iter().filter(|object| sizes.get(&object.stored) == Some(&object.bytes)).collect();
-        for name in sizes.keys().filter(|name| !matches!(name.as_str(), CLAIM | RESUME)) {
-            if !kept.iter().any(|object| object.stored == *name) {
-                self.archive.store.remove(&self.label.path(name)?)?;
-            }
+        kept.objects.retain(|object| {
+            let sums = object.sums.as_ref().is_none_or(|sums| sizes.contains_key(sums));
+            sums && sizes.get(&object.stored) == Some(&object.bytes)
+        });
+        let names = kept.objects.iter().flat_map(|object| [Some(&object.stored), object.sums.as_ref()]);
+        let names: BTreeSet<&str> = names.flatten().map(String::as_str).chain([CLAIM, RESUME]).collect();
+        for name in sizes.keys().filter(|name| !names.contains(name.as_str())) {
+            self.archive.store.remove(&self.label.path(name)?)?;
         }
         Ok(kept)
     }
 
     /// Copies the control file, whole: a server may be writing it.
-    fn control_file(&self, encoding: Encoding) -> Result<Object, BackupError> {
-        let opened = now();
+    fn control_file(&self, encoding: Encoding, settled: i64) -> Result<Object, BackupError> {
         let path = self.pgdata.join(CONTROL);
         // Read until its own checksum is right; then the bytes are those of one moment.
         let mut tries = 0;
@@ -267,95 +278,22 @@ impl Run<'_> {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
-        let modified = plan::modified(&fs::metadata(&path).map_err(BackupError::io("look at", &path))?);
+        let stamp = Stamp::of(&fs::metadata(&path).map_err(BackupError::io("look at", &path))?);
         let stored = format!("files/{CONTROL}{}", encoding.extension());
-        let bytes_stored = self.store(&stored, &bytes, encoding)?;
+        let payload = encoded(&bytes, encoding)?;
+        publish(self.archive, &self.label.path(&stored)?, &payload)?;
         let crc = crc32c::crc32c(&bytes);
-        let size = bytes.len() as u64;
-        let file = StoredFile { path: CONTROL.to_owned(), size, modified, opened, crc, damaged: Vec::new() };
-        Ok(Object { stored, bundle: false, bytes: bytes_stored, files: vec![file] })
+        let (path, size, damaged) = (CONTROL.to_owned(), bytes.len() as u64, Vec::new());
+        let file = StoredFile { path, size, stamp, settled, crc, blocks: None, damaged };
+        Ok(Object { stored, bundle: false, bytes: payload.size, sums: None, files: vec![file] })
     }
+}
 
-    /// Stores a small file of the backup; its size as stored.
-    fn store(&self, name: &str, bytes: &[u8], encoding: Encoding) -> Result<u64, BackupError> {
-        let payload = encode_bytes(bytes, &self.workplace.join("small"), encoding)?;
-        publish(&self.archive, &self.label.path(name)?, &payload)?;
-        remove(&payload.file)?;
-        Ok(payload.size)
-    }
-
-    /// Writes what is PostgreSQL's, the index, and last the description.
-    fn finish(
-        &self,
-        copied: Copied,
-        stopped: &Stopped,
-        range: manifest::WalRange,
-        started: DateTime<Local>,
-        role: &str,
-    ) -> Result<Description, BackupError> {
-        self.store("backup_label", stopped.label.as_bytes(), Encoding::None)?;
-        if !stopped.map.is_empty() {
-            self.store("tablespace_map", stopped.map.as_bytes(), Encoding::None)?;
-        }
-        let text = self.manifest(&copied.index, stopped, range);
-        self.store(manifest::NAME, text.as_bytes(), Encoding::None)?;
-        let index = catalog::to_json(&copied.index);
-        self.store(INDEX, &index, Encoding::None)?;
-        let (first, last) = self.segments(range);
-        let name = |number| SegmentName::new(range.timeline, number, self.control.segment_size);
-        let files = || copied.index.objects.iter().flat_map(|object| &object.files);
-        let damaged = files().filter(|file| !file.damaged.is_empty());
-        let description = Description {
-            format: FORMAT,
-            label: self.label.clone(),
-            kind: Kind::Full,
-            parent: None,
-            start_lsn: range.start,
-            stop_lsn: range.end,
-            start_segment: name(first),
-            stop_segment: name(last),
-            timeline: range.timeline,
-            started: started.to_rfc3339(),
-            stopped: Local::now().to_rfc3339(),
-            system_identifier: self.claim.system_identifier.clone(),
-            major: self.claim.major,
-            files: files().count() as u64,
-            size: files().map(|file| file.size).sum(),
-            stored: copied.index.objects.iter().map(|object| object.bytes).sum(),
-            encoding: self.claim.encoding,
-            tablespaces: copied.tree.tablespaces,
-            checksums: copied.checksums,
-            damaged_pages: damaged
-                .map(|file| DamagedPages { path: file.path.clone(), blocks: file.damaged.clone() })
-                .collect(),
-            node: self.claim.node.clone(),
-            role: role.to_owned(),
-            manifest_sha256: catalog::sha256_hex(text.as_bytes()),
-            index_sha256: catalog::sha256_hex(&index),
-            annotations: self.request.annotations.clone(),
-            keep: self.request.keep,
-            verified: None,
-        };
-        let payload = encode_bytes(&catalog::to_json(&description), &self.workplace.join("small"), Encoding::None)?;
-        publish(&self.archive, &self.label.path(DESCRIPTION)?, &payload)?;
-        remove(&payload.file)?;
-        for name in [RESUME, CLAIM] {
-            self.archive.store.remove(&self.label.path(name)?)?;
-        }
-        Ok(description)
-    }
-
-    /// The manifest: every file by its path, and backup_label, which the restored directory holds too.
-    fn manifest(&self, index: &Index, stopped: &Stopped, range: manifest::WalRange) -> String {
-        let seconds = |nanoseconds: i64| u64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0);
-        let files = index.objects.iter().flat_map(|object| &object.files);
-        let mut entries: Vec<_> =
-            files.map(|file| manifest::Entry::new(&file.path, file.size, seconds(file.modified), file.crc)).collect();
-        let label = stopped.label.as_bytes();
-        entries.push(manifest::Entry::new("backup_label", label.len() as u64, seconds(now()), crc32c::crc32c(label)));
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        manifest::render(&entries, range, self.control.system_id, self.claim.major)
-    }
+/// Every write that began before this moment is done: the checkpoint with which the backup began has waited for it. In
+/// nanoseconds since 1970; a standby only knows when the primary began its checkpoint.
+fn settled(control: &ControlFile, standby: bool) -> i64 {
+    let began = control.checkpoint_time.saturating_mul(1_000_000_000);
+    if standby { began.saturating_sub(CLOCKS_APART) } else { began }
 }
 
 /// Puts a file into an unfinished backup. What is in its way was left by a run that was killed before it could record

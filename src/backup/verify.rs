@@ -1,5 +1,6 @@
-//! Proves that a backup can be restored: every stored file is decoded and compared with the manifest, and the WAL from
-//! its beginning to its end is read and checked. Only a drill that starts a server proves more.
+//! Proves that a backup can be restored: every file is decoded, from the backups it builds on too, and compared with
+//! the manifest, and the WAL from its beginning to its end is read and checked. Only a drill that starts a server
+//! proves more.
 
 use chrono::Local;
 
@@ -48,11 +49,9 @@ pub fn verify(
     Ok(found)
 }
 
-/// Writes down that a backup was found good, or no longer is.
+/// Writes down that a backup was found good, or damaged.
 pub fn mark(archive: &Archive, description: &Description, good: bool) -> Result<(), BackupError> {
-    let verified = good.then(|| Local::now().to_rfc3339());
-    if verified.is_none() && description.verified.is_none() {
-        return Ok(());
-    }
-    catalog::rewrite(archive, &Description { verified, ..description.clone() })
+    let now = Some(Local::now().to_rfc3339());
+    let (verified, failed) = if good { (now, None) } else { (None, now) };
+    catalog::rewrite(archive, &Description { verified, failed, ..description.clone() })
 }

@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use super::PROGRAMS;
 use crate::config::{Source, value};
 use crate::store::serve::is_plain_name;
+use crate::wal::Lsn;
 
 /// The command of every program, for completions and manual pages.
 pub fn all() -> Vec<Command> {
@@ -104,7 +105,8 @@ pub fn relay_wal() -> Command {
 pub fn base_backup() -> Command {
     configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
-            "base-backup take [--place NODE] [--jobs N] [--rate-limit SIZE] [--note KEY=VALUE] [--keep-it]\n       \
+            "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
+             [--note KEY=VALUE] [--keep-it]\n       \
              base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
@@ -141,6 +143,16 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(flag(
+            "incremental",
+            "take: store only what differs from the newest usable backup; a full one if there is none",
+        ))
+        .arg(
+            text("parent", "take: let the incremental backup build on this one")
+                .long("parent")
+                .value_name("LABEL")
+                .requires("incremental"),
+        )
         .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
         .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
@@ -232,10 +244,124 @@ pub fn flush_primary() -> Command {
         .group(ArgGroup::new("job").args(["undo", "follow", "for", "show-config"]))
 }
 
+/// `pitr-restore`: the word first, then where to.
+pub fn pitr_restore() -> Command {
+    let to =
+        |name: &'static str, value: &'static str, help: &'static str| text(name, help).long(name).value_name(value);
+    configured("pitr-restore", "Plans and makes restores to a point in time")
+        .override_usage(
+            "pitr-restore plan [TARGET] [--timeline N] [--backup LABEL] [--to DIR]\n       \
+             pitr-restore run [TARGET] --to <DIR> [--delta] [--map OID=DIR] [--action WORD] [--start]",
+        )
+        .arg(
+            Arg::new("job")
+                .help("What to do")
+                .value_name("JOB")
+                .value_parser(["plan", "run"])
+                .required_unless_present("show-config"),
+        )
+        .arg(to("time", "TIME", "Target: the state at this time, with its offset: '2026-03-01 12:00:00+01:00'"))
+        .arg(to("xid", "ID", "Target: this transaction").value_parser(value_parser!(u64)))
+        .arg(to("lsn", "LSN", "Target: this position").value_parser(value_parser!(Lsn)))
+        .arg(to("name", "NAME", "Target: this restore point (pg_create_restore_point)"))
+        .arg(flag("immediate", "Target: the end of the backup"))
+        .arg(flag("latest", "Target: all the WAL there is; the default"))
+        .group(ArgGroup::new("target").args(["time", "xid", "lsn", "name", "immediate", "latest"]))
+        .arg(flag("exclusive", "Stop just before the target, not just behind it"))
+        .arg(
+            to("timeline", "N", "Follow this timeline: a number, latest or current (the backup's)")
+                .default_value("latest"),
+        )
+        .arg(to("backup", "LABEL", "Restore from this backup; else from the newest that leads there"))
+        .arg(to("place", "NODE", "The node whose archive holds the backups; else this one"))
+        .arg(
+            to("action", "WORD", "run: what happens at the target: pause, promote or shutdown")
+                .value_parser(["pause", "promote", "shutdown"]),
+        )
+        .arg(path("to", "The data directory to restore into").long("to").value_name("DIR"))
+        .arg(to("map", "OID=DIR", "Put the tablespace OID into DIR; may be given again").action(ArgAction::Append))
+        .arg(path("wal-dir", "Make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
+        .arg(flag("delta", "Overwrite an older state of the same system with what differs"))
+        .arg(flag("drop-wal", "Give up WAL that lies only in the older state's pg_wal"))
+        .arg(flag("standby", "run: make it a standby, which waits for more WAL"))
+        .arg(flag("ship", "run: let it archive as the server it came from; else archive_mode is off"))
+        .arg(
+            to("setting", "NAME=VALUE", "run: set this too, such as port=5433; may be given again")
+                .action(ArgAction::Append),
+        )
+        .arg(flag("start", "run: start it and wait until the target is reached"))
+        .arg(
+            to("deadline", "TIME", "run: give recovery so long, such as 2h; else drill.deadline")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+}
+
 /// The words of a program; the hidden ones are for programs of ours.
 fn jobs(shown: &[&'static str], hidden: &[&'static str]) -> PossibleValuesParser {
     let hidden = hidden.iter().map(|word| PossibleValue::new(word).hide(true));
     PossibleValuesParser::new(shown.iter().map(PossibleValue::new).chain(hidden))
+}
+
+/// `standby-init`: one job, then what kind of standby it is.
+pub fn standby_init() -> Command {
+    configured("standby-init", "Makes this node a standby, and keeps it one: copy, adopt, follow, rejoin")
+        .override_usage(
+            "standby-init --from <archive | NODE> [--mode MODE] [--upstream NODE] [--slot [NAME]] [--delay TIME]\n       \
+             standby-init --adopt [--mode MODE] [--upstream NODE] [--slot [NAME]] [--delay TIME]\n       \
+             standby-init --follow <NODE> [--slot [NAME]]\n       \
+             standby-init --rejoin [--upstream NODE] [--slot [NAME]] [--rung RUNG]\n       \
+             standby-init --abandon",
+        )
+        .arg(text("from", "Copy the running server of NODE, or restore a backup: 'archive'").long("from").value_name("SOURCE"))
+        .arg(flag("adopt", "Take the data directory that is there as it is"))
+        .arg(text("follow", "Let this standby go on behind NODE").long("follow").value_name("NODE"))
+        .arg(flag("rejoin", "Bring a former primary back, the cheapest way that is safe"))
+        .arg(flag("abandon", "Remove what a run that was killed left half made"))
+        .arg(
+            text("mode", "What kind of standby; else standby.mode")
+                .long("mode")
+                .value_name("MODE")
+                .value_parser(["streaming", "hot", "warm", "cold"]),
+        )
+        .arg(text("upstream", "Stream from NODE; else from the primary").long("upstream").value_name("NODE"))
+        .arg(
+            text("slot", "Make a replication slot there; its name, else one made from this node's")
+                .long("slot")
+                .value_name("NAME")
+                .num_args(0..=1)
+                .default_missing_value(""),
+        )
+        .arg(
+            text("delay", "Keep replay so far behind, such as 1h")
+                .long("delay")
+                .value_name("TIME")
+                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        )
+        .arg(text("place", "--from archive: the node whose archive is meant").long("place").value_name("NODE"))
+        .arg(text("label", "--from archive: the backup; else the newest good one").long("label").value_name("LABEL"))
+        .arg(
+            text("map", "Put the tablespace OID into DIR; may be given again")
+                .long("map")
+                .value_name("OID=DIR")
+                .action(ArgAction::Append),
+        )
+        .arg(
+            text("rung", "--rejoin: take this way back, or none")
+                .long("rung")
+                .value_name("RUNG")
+                .value_parser(["follow", "follow-archive", "rewind", "rewind-archive", "restore", "clone"])
+                .requires("rejoin"),
+        )
+        .arg(flag("keep-old", "Keep the directory that is replaced"))
+        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+        .arg(
+            text("rate-limit", "Copy at most so many bytes a second, such as 50MB; 0: no limit")
+                .long("rate-limit")
+                .value_name("SIZE")
+                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+        )
+        .group(ArgGroup::new("job").args(["from", "adopt", "follow", "rejoin", "abandon", "show-config"]).required(true))
 }
 
 /// `check-node`: changes nothing.
@@ -307,7 +433,7 @@ fn plain(name: &'static str, about: &'static str) -> Command {
 }
 
 /// A command with what every program has that reads the configuration.
-fn configured(name: &'static str, about: &'static str) -> Command {
+pub(super) fn configured(name: &'static str, about: &'static str) -> Command {
     const HEADING: &str = "Configuration";
     plain(name, about)
         .arg(flag("dry-run", "Show what would be done, and change nothing"))
@@ -334,17 +460,17 @@ pub fn source(matches: &ArgMatches) -> Source {
 }
 
 /// A switch with a long name.
-fn flag(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
 }
 
 /// An option with a number from 0 on.
-fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
+pub(super) fn number(name: &'static str, help: &'static str, most: u32) -> Arg {
     Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u32).range(0..=i64::from(most)))
 }
 
 /// An argument with a text.
-fn text(name: &'static str, help: &'static str) -> Arg {
+pub(super) fn text(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).help(help)
 }
 

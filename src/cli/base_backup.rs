@@ -1,7 +1,7 @@
 //! `base-backup`: take, list, show, verify, restore, annotate, keep, release, expire.
 //!
 //! `--json` prints, for take and show, the content of `backup.json`; for list `{"format":1,"backups":[…],
-//! "unfinished":[…],"unreadable":[{"label","why"}]}`; for verify
+//! "unfinished":[…],"unreadable":[{"label","why"}],"unusable":[{"label","why"}]}`; for verify
 //! `{"format":1,"backups":[{"label","good","problems"}]}`; for restore
 //! `{"format":1,"label","bytes","written","removed"}`; for expire `{"format":1,"dry_run",…}` with every fate and
 //! its reason.
@@ -27,14 +27,16 @@ use crate::archive::spool::Spool;
 use crate::backup::catalog::{self, Description, Found, Label};
 use crate::backup::expire::{Report, Rules, expire};
 use crate::backup::restore::{self, Target};
-use crate::backup::take::{Request, lock, open, take};
-use crate::backup::{Watcher, verify};
+use crate::backup::take::{Request, Wanted, lock, open, take};
+use crate::backup::{Watcher, chain, verify};
 use crate::config::Config;
 use crate::error::{Class, Failure};
 
 /// Which options belong to which word; the others are a mistake that must not pass unseen.
 const OPTIONS: &[(&str, &[&str])] = &[
     ("rate-limit", &["take"]),
+    ("incremental", &["take"]),
+    ("parent", &["take"]),
     ("keep-it", &["take"]),
     ("note", &["take", "annotate"]),
     ("to", &["take", "restore"]),
@@ -125,15 +127,18 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     fn take(&self, sites: &Sites) -> Result<u8, Failure> {
+        let wanted = self.wanted()?;
         if self.context.dry_run {
             let archive = open(sites, self.place)?;
-            output::print(&format!("would take a full backup into the {}\n", archive.store.place()))?;
+            let kind = if wanted == Wanted::Full { "a full" } else { "an incremental" };
+            output::print(&format!("would take {kind} backup into the {}\n", archive.store.place()))?;
             return Ok(0);
         }
         let progress = Progress::new(self.context);
         let request = Request {
             config: self.config,
             place: self.place,
+            wanted,
             annotations: self.notes()?.into_iter().filter_map(|(key, value)| Some((key, value?))).collect(),
             keep: self.arguments.get_flag("keep-it"),
             watcher: &progress,
@@ -170,6 +175,15 @@ impl Scene<'_> {
         ))
     }
 
+    /// What kind of backup the command line asks for.
+    fn wanted(&self) -> Result<Wanted, Failure> {
+        if !self.arguments.get_flag("incremental") {
+            return Ok(Wanted::Full);
+        }
+        let parent = self.arguments.get_one::<String>("parent").map(|label| parse(label)).transpose()?;
+        Ok(Wanted::Incremental(parent))
+    }
+
     fn list(&self, archive: &Archive) -> Result<u8, Failure> {
         let found = catalog::list(archive)?;
         if self.context.json {
@@ -187,7 +201,16 @@ impl Scene<'_> {
                     }
                 })
                 .collect();
-            let all = json!({"format": 1, "backups": whole, "unfinished": unfinished, "unreadable": unreadable});
+            let known = chain::known(&found);
+            let unusable: Vec<_> = known
+                .values()
+                .filter_map(|it| {
+                    let why = chain::obstacle(&known, it)?.to_string();
+                    Some(json!({"label": it.label, "why": why}))
+                })
+                .collect();
+            let all = json!({"format": 1, "backups": whole, "unfinished": unfinished, "unreadable": unreadable,
+                "unusable": unusable});
             return self.print_json(&all).map(|()| 0);
         }
         output::print(&table(&found, Palette::of_stdout()))?;
@@ -196,9 +219,11 @@ impl Scene<'_> {
 
     fn show(&self, archive: &Archive) -> Result<u8, Failure> {
         let description = self.named(archive)?;
-        match self.context.json {
-            true => self.print_json(&description)?,
-            false => output::print(&details(&description))?,
+        if self.context.json {
+            self.print_json(&description)?;
+        } else {
+            let found = catalog::list(archive)?;
+            output::print(&details(&description, &chain::known(&found)))?;
         }
         Ok(0)
     }
@@ -206,7 +231,7 @@ impl Scene<'_> {
     fn verify(&self, archive: &Archive) -> Result<u8, Failure> {
         let all = match self.arguments.get_one::<String>("label") {
             Some(_) => vec![self.named(archive)?],
-            None => catalog::whole(archive)?,
+            None => chain::known(&catalog::list(archive)?).into_values().cloned().collect(),
         };
         let progress = Progress::new(self.context);
         let mut results = Vec::new();
@@ -308,20 +333,17 @@ impl Scene<'_> {
         Ok(0)
     }
 
-    /// The backup that the command line names; `latest` is the newest without damaged pages.
+    /// The backup that the command line names; `latest` is the newest that can be used.
     fn named(&self, archive: &Archive) -> Result<Description, Failure> {
         let label = self.arguments.get_one::<String>("label");
         let label = label.ok_or_else(|| usage("no backup is named", "'base-backup list' shows every backup."))?;
         if label == "latest" {
-            let newest = catalog::whole(archive)?.into_iter().rfind(|it| it.damaged_pages.is_empty());
-            return newest.ok_or_else(|| {
-                Failure::new(Class::Absent, format!("there is no backup in the {}", archive.store.place()))
-                    .hinted("'base-backup take' takes one.")
+            return chain::usable(archive)?.pop().ok_or_else(|| {
+                Failure::new(Class::Absent, format!("there is no usable backup in the {}", archive.store.place()))
+                    .hinted("'base-backup take' takes one; 'base-backup list' says what is wrong with those that are there.")
             });
         }
-        let label: Label =
-            label.parse().map_err(|error| usage(&format!("{error}"), "'base-backup list' shows every backup."))?;
-        Ok(catalog::get(archive, &label)?)
+        Ok(catalog::get(archive, &parse(label)?)?)
     }
 
     fn notes(&self) -> Result<BTreeMap<String, Option<String>>, Failure> {
@@ -371,6 +393,10 @@ fn usage(message: &str, hint: &str) -> Failure {
     Failure::new(Class::Usage, message).hinted(hint)
 }
 
+fn parse(label: &str) -> Result<Label, Failure> {
+    label.parse().map_err(|error| usage(&format!("{error}"), "'base-backup list' shows every backup."))
+}
+
 fn lines(words: &[String]) -> String {
     words.iter().map(|word| format!("  {word}\n")).collect()
 }
@@ -400,24 +426,26 @@ fn table(found: &[Found], palette: Palette) -> String {
         ("size", Right),
         ("stored", Right),
         ("from segment", Left),
+        ("builds on", Left),
         ("verified", Left),
         ("keep", Left),
     ];
     let mut table = Table::new(palette, &columns);
+    let known = chain::known(found);
     for found in found {
         match found {
             Found::Whole(it) => table.row([
                 it.label.as_str().into(),
-                if it.damaged_pages.is_empty() {
-                    Cell::toned(Tone::Good, "ok")
-                } else {
-                    Cell::toned(Tone::Bad, "damaged pages")
+                match chain::obstacle(&known, it) {
+                    None => Cell::toned(Tone::Good, "ok"),
+                    Some(obstacle) => Cell::toned(Tone::Bad, obstacle.to_string()),
                 },
                 second(&it.stopped).into(),
                 output::duration(took(it)).into(),
                 output::size(it.size).into(),
                 output::size(it.stored).into(),
                 it.start_segment.to_string().into(),
+                it.parent.as_ref().map_or("", Label::as_str).into(),
                 it.verified.as_deref().map_or_else(|| "never".to_owned(), second).into(),
                 if it.keep { "yes" } else { "" }.into(),
             ]),
@@ -428,9 +456,13 @@ fn table(found: &[Found], palette: Palette) -> String {
     table.to_string()
 }
 
-fn details(it: &Description) -> String {
+fn details(it: &Description, known: &chain::Known<'_>) -> String {
+    let (ancestors, _) = chain::ancestors(known, it);
+    let chain: Vec<&str> = ancestors.iter().map(|it| it.label.as_str()).collect();
     let mut rows = vec![
         ("label", it.label.to_string()),
+        ("state", chain::obstacle(known, it).map_or_else(|| "ok".to_owned(), |obstacle| obstacle.to_string())),
+        ("builds on", if chain.is_empty() { "nothing: it is a full backup".to_owned() } else { chain.join(", ") }),
         ("taken on", format!("{} ({}), PostgreSQL {}", it.node, it.role, it.major)),
         ("began", second(&it.started)),
         ("ended", format!("{} after {}", second(&it.stopped), output::duration(took(it)))),
@@ -466,17 +498,24 @@ fn expired(report: &Report, dry_run: bool) -> String {
 }
 
 /// Progress for a person at a terminal; nothing where there is none.
-struct Progress {
+pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    fn new(context: &Context) -> Self {
+    /// A bar on standard error, if that is a terminal.
+    pub fn new(context: &Context) -> Self {
         let seen = std::io::stderr().is_terminal() && !context.quiet;
         Progress { bar: output::progress(0, "bytes", seen) }
     }
 
-    fn end(&self) {
+    /// Shows that something is looked at, for nobody knows how long.
+    pub fn looking(&self) {
+        self.bar.set_message("looking at the archive");
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use indicatif::ProgressBar;
 
+use super::gaps::{missing, range};
 use super::output::{self, Align, Cell, Palette, Table, Tone};
 use super::run::Context;
-use crate::archive::audit::{self, Missing, Options, Report, Verdict};
-use crate::archive::copies::{self, Copy, Kind};
+use crate::archive::audit::{self, Options, Report, Verdict};
+use crate::archive::copies;
 use crate::archive::places::{Site, Sites};
 use crate::archive::verify::Watcher;
 use crate::archive::window::{Reach, shown};
@@ -21,9 +22,6 @@ use crate::cluster::wal_listing;
 use crate::config::Config;
 use crate::error::{Class, Failure};
 use crate::wal::SegmentName;
-
-/// Of the commands of one copy, so many are printed; `--json` holds all.
-const COMMANDS_SHOWN: usize = 16;
 
 /// Runs the program.
 pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
@@ -181,56 +179,6 @@ fn timelines(report: &Report, palette: Palette) -> String {
         ]);
     }
     table.to_string()
-}
-
-fn range(first: SegmentName, last: SegmentName, count: u64) -> String {
-    match count {
-        1 => format!("{first}"),
-        count => format!("{count} segments, {first} to {last}"),
-    }
-}
-
-fn missing(gap: &Missing, palette: Palette) -> String {
-    let mut text = String::new();
-    let word = palette.paint(Tone::Bad, "missing");
-    let _ = writeln!(text, "{word}: {}: {}", range(gap.first, gap.last, gap.count), gap.why);
-    for copy in &gap.copies {
-        text.push_str(&copy_lines(copy));
-    }
-    for stretch in &gap.nowhere {
-        let one = stretch.first == stretch.last;
-        let names = if one { stretch.first.to_string() } else { format!("{} to {}", stretch.first, stretch.last) };
-        let _ = writeln!(text, "  found in none of the places asked: {names}");
-    }
-    for unknown in &gap.unknown {
-        let _ = writeln!(text, "  cannot tell: {unknown}");
-    }
-    if !gap.nowhere.is_empty() && gap.unknown.is_empty() {
-        let _ = writeln!(
-            text,
-            "  if they are lost: take a new base backup, then run check-archive --acknowledge {}..{} --reason TEXT",
-            gap.first, gap.last
-        );
-    }
-    text
-}
-
-fn copy_lines(copy: &Copy) -> String {
-    let kind = match copy.kind {
-        Kind::Queue => "queue",
-        Kind::PgWal => "pg_wal",
-        Kind::Archive => "archive",
-    };
-    let proven = if copy.proven { ", content checked" } else { "" };
-    let mut text = format!("  {} to {}: {kind} on {} ({}){proven}\n", copy.first, copy.last, copy.node, copy.place);
-    for command in copy.commands.iter().take(COMMANDS_SHOWN) {
-        let _ = writeln!(text, "    on {}: {}", command.node, command.line);
-    }
-    if copy.commands.len() > COMMANDS_SHOWN {
-        let more = copy.commands.len() - COMMANDS_SHOWN;
-        let _ = writeln!(text, "    and {more} more like these; --json prints them all");
-    }
-    text
 }
 
 fn restorable(report: &Report) -> String {

@@ -136,7 +136,7 @@ fn summary(report: &Report) -> String {
 }
 
 /// The line of a monitoring plugin: the verdict, what is behind it, and the numbers after a bar.
-fn nagios(report: &Report) -> String {
+pub(super) fn nagios(report: &Report) -> String {
     let word = report.level.to_string().to_uppercase();
     let bad: Vec<_> = report
         .findings

@@ -45,6 +45,10 @@ fn epilogue(program: &Program) -> String {
         text.push_str("       1: something is a warning or could not be found out; 20: something is critical\n");
         text.push_str("       with --nagios: 0 ok, 1 warning, 2 critical, 3 unknown\n");
     }
+    if program.name == "cluster-monitor" {
+        text.push_str("       status, lag, node: 1 something is a warning or unknown; 20 something is critical\n");
+        text.push_str("       with --nagios: 0 ok, 1 warning, 2 critical, 3 unknown\n");
+    }
     if program.name == "check-archive" {
         text.push_str("      20: WAL is missing, or nothing leads to a timeline; 22: a stored file is damaged\n");
     }

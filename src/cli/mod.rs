@@ -13,16 +13,20 @@ pub mod arguments;
 pub mod base_backup;
 pub mod check_archive;
 pub mod check_node;
+pub mod cluster_monitor;
 pub mod distribute;
 pub mod docs;
 pub mod flush_primary;
+pub mod gaps;
 pub mod help;
 pub mod output;
+pub mod pitr_restore;
 pub mod relay_wal;
 pub mod restore_cleanup;
 pub mod restore_wal;
 pub mod run;
 pub mod serve_archive;
+pub mod standby_init;
 pub mod trigger_failover;
 
 /// What a failure becomes at the end of a program.
@@ -113,6 +117,20 @@ pub const PROGRAMS: &[Program] = &[
         lines: &[],
     },
     Program {
+        name: "pitr-restore",
+        command: arguments::pitr_restore,
+        classes: &[Absent, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
+    },
+    Program {
+        name: "standby-init",
+        command: arguments::standby_init,
+        classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
+    },
+    Program {
         name: "check-node",
         command: arguments::check_node,
         classes: &[Absent, Storage, Remote, Postgres, Timeout],
@@ -125,6 +143,13 @@ pub const PROGRAMS: &[Program] = &[
         classes: &[Corrupt, Storage, Remote, Timeout],
         failures: Failures::Class,
         lines: &[Line { file: "crontab", text: "17 3 * * *  check-archive --quiet" }],
+    },
+    Program {
+        name: "cluster-monitor",
+        command: cluster_monitor::arguments::cluster_monitor,
+        classes: &[Absent, Conflict, Storage, Remote, Postgres, Timeout, Busy],
+        failures: Failures::Class,
+        lines: &[],
     },
     Program {
         name: "distribute",

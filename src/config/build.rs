@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::options::{OPTIONS, position};
 use super::value::Value;
 use super::{
-    Ack, Archive, Backup, Check, Checkpoint, Cluster, Config, Failover, Local, Log, Node, NodeKind, Notify, PlaceWord,
-    Queue, Relay, Restore, Shipping, Ssh, Transport,
+    Ack, Archive, Backup, Check, Checkpoint, Cluster, ConfMode, Config, Drill, Failover, Local, Log, Monitor, Node,
+    NodeKind, Notify, PlaceWord, Queue, Relay, Restore, Shipping, Ssh, Standby, StandbyMode, Transport,
 };
 use crate::store::Encoding;
 
@@ -124,10 +124,13 @@ fn build_marking(settled: &Settled, read: &[Cell<bool>]) -> Config {
         },
         backup: backup(&from),
         failover: failover(&from),
+        drill: drill(&from),
+        standby: standby(&from),
         ssh: ssh(&from),
         notify: notify(&from),
         log: log(&from),
         check: check(&from),
+        monitor: monitor(&from),
         nodes: settled.nodes.iter().map(|(name, values)| node(name, &Reader { values, read })).collect(),
         fingerprint: fingerprint(settled),
     }
@@ -224,6 +227,31 @@ fn failover(from: &Reader<'_>) -> Failover {
     }
 }
 
+fn drill(from: &Reader<'_>) -> Drill {
+    Drill { deadline: from.time("drill", "deadline") }
+}
+
+fn standby(from: &Reader<'_>) -> Standby {
+    Standby {
+        mode: match from.word("standby", "mode").as_str() {
+            "hot" => StandbyMode::Hot,
+            "warm" => StandbyMode::Warm,
+            "cold" => StandbyMode::Cold,
+            _ => StandbyMode::Streaming,
+        },
+        user: from.text("standby", "user"),
+        slots: from.switch("standby", "slots"),
+        conf_standby: from.path("standby", "conf_standby"),
+        conf_failover: from.path("standby", "conf_failover"),
+        conf_mode: match from.word("standby", "conf_mode").as_str() {
+            "reference" => ConfMode::Reference,
+            _ => ConfMode::Copy,
+        },
+        deadline: from.time("standby", "deadline"),
+        copy_deadline: from.time("standby", "copy_deadline"),
+    }
+}
+
 fn ssh(from: &Reader<'_>) -> Ssh {
     Ssh {
         program: from.given_path("ssh", "program"),
@@ -265,12 +293,41 @@ fn check(from: &Reader<'_>) -> Check {
         archive_age_critical: from.time("check", "archive_age_critical"),
         free_warning: from.count("check", "free_warning"),
         free_critical: from.count("check", "free_critical"),
+        lag_warning: from.size("check", "lag_warning"),
+        lag_critical: from.size("check", "lag_critical"),
+        slot_warning: from.size("check", "slot_warning"),
+        slot_critical: from.size("check", "slot_critical"),
+        drill_age_warning: from.time("check", "drill_age_warning"),
+    }
+}
+
+fn monitor(from: &Reader<'_>) -> Monitor {
+    let names = from.word("monitor", "event_notifications");
+    Monitor {
+        interval: from.time("monitor", "interval"),
+        deadline: from.time("monitor", "deadline"),
+        lost_after: from.time("monitor", "lost_after"),
+        history: from.time("monitor", "history"),
+        keep: from.time("monitor", "keep"),
+        keep_events: from.time("monitor", "keep_events"),
+        survey: from.time("monitor", "survey"),
+        relay: from.switch("monitor", "relay"),
+        http: from.text("monitor", "http"),
+        pid_file: from.path("monitor", "pid_file"),
+        event_notification_command: from.words("monitor", "event_notification_command"),
+        event_notifications: names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
     }
 }
 
 fn node(name: &str, from: &Reader<'_>) -> Node {
     Node {
         name: name.to_string(),
+        id: from.number("node", "id"),
         kind: match from.word("node", "kind").as_str() {
             "dr" => NodeKind::Dr,
             "witness" => NodeKind::Witness,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::check_monitor;
 use super::options::nearest;
 use super::value::time_text;
 use super::{Ack, Config, Node, NodeKind, PlaceWord, Shipping, Transport};
@@ -24,10 +25,16 @@ pub struct Finding {
 }
 
 /// Collects findings.
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, section: &str, key: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add(
+        &mut self,
+        section: &str,
+        key: &'static str,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.0.push(Finding { section: section.to_string(), key, message: message.into(), hint: hint.into() });
     }
 }
@@ -50,9 +57,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
         check_spool(config, &mut findings);
     }
     check_archive(config, &mut findings);
+    check_sets(config, &mut findings);
     check_deadlines(config, &mut findings);
     check_thresholds(config, &mut findings);
     check_ssh_options(config, &mut findings);
+    check_monitor::check(config, &mut findings);
     findings.0
 }
 
@@ -255,6 +264,17 @@ fn check_archive(config: &Config, findings: &mut Findings) {
         let message = format!("archive.level is {}, but gzip has levels from 1 to 9", archive.level);
         findings.add("archive", "level", message, "Write a level from 1 to 9, or 0 for gzip's own.");
     }
+}
+
+/// What one configuration set says holds until the other says it anew.
+fn check_sets(config: &Config, findings: &mut Findings) {
+    let (given, missing) = match (&config.standby.conf_standby, &config.standby.conf_failover) {
+        (Some(_), None) => ("conf_standby", "conf_failover"),
+        (None, Some(_)) => ("conf_failover", "conf_standby"),
+        _ => return,
+    };
+    let message = format!("standby.{given} is set, but standby.{missing} is not");
+    findings.add("standby", given, message, "Set both, or neither.");
 }
 
 /// What is inside something else must not be allowed to take longer.

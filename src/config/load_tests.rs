@@ -133,6 +133,13 @@ fn what_does_not_hold_together_is_refused_at_its_line() {
         ("[archive]\ndeadline = 20s\n", "ssh.deadline (30s) is longer than archive.deadline (20s)"),
         ("[ssh]\ndead_after = 40s\n", "pgwarm.ini:10: ssh.dead_after (40s) is longer than ssh.deadline (30s)"),
         ("[check]\nfree_warning = 5\n", "pgwarm.ini:10: check.free_warning (5) comes after check.free_critical (10)"),
+        (
+            "[check]\nlag_warning = 5GB\n",
+            "pgwarm.ini:10: check.lag_warning (5GiB) comes after check.lag_critical (4GiB)",
+        ),
+        ("[monitor]\nhttp = here\n", "pgwarm.ini:10: monitor.http = 'here' is no port and no address:port"),
+        ("[monitor]\ndeadline = 4s\n", "pgwarm.ini:10: monitor.deadline (4s) is longer than monitor.lost_after (3s)"),
+        ("[node.db3]\nid = 7\n[node.db4]\nid = 7\n", "pgwarm.ini:12: nodes 'db3' and 'db4' both have the id 7"),
         ("[node.db3]\narchive = /srv/c\n", "node.db3.host is not set, but files go to its archive or come from it"),
         ("[node.db3]\nhost = -oProxyCommand=x\n", "pgwarm.ini:10: node.db3.host = '-oProxyCommand=x' is no plain name"),
         ("[node.db3]\nconninfo = host=x password = y\n", "pgwarm.ini:10: node.db3.conninfo holds a password"),

@@ -5,6 +5,7 @@
 //! `render` prints the sample files, the README table and `--show-config`. This module holds the result: plain data, a
 //! struct a section. No secret ever stands in it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::store::Encoding;
 
 mod build;
 mod check;
+mod check_monitor;
 mod error;
 pub mod ini;
 pub mod load;
@@ -34,10 +36,13 @@ pub struct Config {
     pub relay: Relay,
     pub backup: Backup,
     pub failover: Failover,
+    pub drill: Drill,
+    pub standby: Standby,
     pub ssh: Ssh,
     pub notify: Notify,
     pub log: Log,
     pub check: Check,
+    pub monitor: Monitor,
     /// Every `[node.NAME]`, in the order of the file.
     pub nodes: Vec<Node>,
     /// A hash over every value: two programs with equal fingerprints run with equal settings.
@@ -206,6 +211,13 @@ pub struct Backup {
     pub keep_days: u32,
 }
 
+/// `[drill]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drill {
+    /// How long recovery may take. Default 1d, 1min..30d.
+    pub deadline: Duration,
+}
+
 /// How the server makes the checkpoint with which a backup begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkpoint {
@@ -236,6 +248,79 @@ pub struct Failover {
     pub drain: Duration,
     /// How long it may take to stop, mode by mode. Default 30s, 1s..1h.
     pub stop: Duration,
+}
+
+/// `[standby]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standby {
+    /// `streaming` (default), `hot`, `warm` or `cold`.
+    pub mode: StandbyMode,
+    /// Who a standby streams as; none: as the conninfo of the node says.
+    pub user: Option<String>,
+    /// Make a slot on the server that it streams from. Default off.
+    pub slots: bool,
+    /// The configuration set of a standby; together with the next one or not at all.
+    pub conf_standby: Option<PathBuf>,
+    /// The set of a node that has taken over.
+    pub conf_failover: Option<PathBuf>,
+    /// `copy` (default) or `reference`.
+    pub conf_mode: ConfMode,
+    /// How long a start may take, and catching up after it. Default 1h, 1s..30d.
+    pub deadline: Duration,
+    /// How long a copy, a recovery or a rewind may take. Default 1d, 1min..365d.
+    pub copy_deadline: Duration,
+}
+
+/// What kind of standby a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandbyMode {
+    /// Streams, answers queries, and takes shipped WAL where the stream fails.
+    #[default]
+    Streaming,
+    /// Replays shipped WAL and answers queries.
+    Hot,
+    /// Replays shipped WAL and lets nobody in.
+    Warm,
+    /// Files in place, never started: kept for a point-in-time recovery.
+    Cold,
+}
+
+impl StandbyMode {
+    /// True where WAL comes from a server first.
+    pub fn streams(self) -> bool {
+        self == StandbyMode::Streaming
+    }
+
+    /// True where the server is started.
+    pub fn starts(self) -> bool {
+        self != StandbyMode::Cold
+    }
+
+    /// True where it answers queries while it replays.
+    pub fn answers(self) -> bool {
+        matches!(self, StandbyMode::Hot | StandbyMode::Streaming)
+    }
+}
+
+impl std::fmt::Display for StandbyMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            StandbyMode::Cold => "cold",
+            StandbyMode::Warm => "warm",
+            StandbyMode::Hot => "hot",
+            StandbyMode::Streaming => "streaming",
+        })
+    }
+}
+
+/// How a configuration set is put in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfMode {
+    /// Its files are copied.
+    Copy,
+    /// Its `postgresql.conf` is included where it is.
+    Reference,
 }
 
 /// `[ssh]`: for every node; `[node.NAME]` says user, port, key.
@@ -288,13 +373,60 @@ pub struct Check {
     /// Free share of the archive's and the spool's file system, percent. Defaults 20, 10.
     pub free_warning: u32,
     pub free_critical: u32,
+    /// How far a node may be behind the primary, bytes. Defaults 256MB, 4GB.
+    pub lag_warning: u64,
+    pub lag_critical: u64,
+    /// How much WAL a replication slot may hold back, bytes. Defaults 1GB, 10GB.
+    pub slot_warning: u64,
+    pub slot_critical: u64,
+    /// How old the last proven restore may be; 0: as old as it is. Default 0.
+    pub drill_age_warning: Duration,
+}
+
+/// `[monitor]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Monitor {
+    /// How often every node is looked at. Default 1s, 100ms..1h.
+    pub interval: Duration,
+    /// How long a node may take to answer. Default 900ms, 100ms..1min.
+    pub deadline: Duration,
+    /// A node that has not answered for so long is lost. Default 3s, 1s..1h.
+    pub lost_after: Duration,
+    /// How often lag goes into the database; 0: never. Default 10s.
+    pub history: Duration,
+    /// How long the history of lag is kept. Default 30d.
+    pub keep: Duration,
+    /// How long events are kept. Default 365d.
+    pub keep_events: Duration,
+    /// How often the own archive is listed whole. Default 5min, 1s..1d.
+    pub survey: Duration,
+    /// The daemon relays WAL also. Default off.
+    pub relay: bool,
+    /// Where HTTP is answered, as written; none: nowhere.
+    pub http: Option<String>,
+    /// Holds the process id; none: no such file.
+    pub pid_file: Option<PathBuf>,
+    /// Run for each event; empty: none.
+    pub event_notification_command: Vec<String>,
+    /// The events it is run for; empty: all.
+    pub event_notifications: Vec<String>,
+}
+
+impl Monitor {
+    /// Where HTTP is answered: a port alone means loopback. None where nothing is set or it makes no sense.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        let text = self.http.as_deref()?;
+        let port = text.parse::<u16>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        port.ok().or_else(|| text.parse().ok())
+    }
 }
 
 /// What a node is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A database node: primary or standby, as the server says.
+    #[default]
     Node,
     /// A disaster-recovery node.
     Dr,
@@ -303,20 +435,23 @@ pub enum NodeKind {
 }
 
 /// How a node is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// The system's ssh, with `serve-archive` at the far end.
+    #[default]
     Ssh,
     /// The ssh2 library and any sftp server; no pgwarm needed at the far end.
     Sftp,
 }
 
 /// `[node.NAME]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     /// NAME: plain letters, digits, `_` and `-`.
     pub name: String,
+    /// Its number in events and views; none: given at registration.
+    pub id: Option<i32>,
     pub kind: NodeKind,
     /// Host name or address for ssh; required for a node that other nodes reach.
     pub host: Option<String>,

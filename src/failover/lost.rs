@@ -110,7 +110,7 @@ fn count(lost: &mut Lost, mut segment: File, behind: Lsn) {
     lost.segments += 1;
     let mut found = Behind { position: behind, lost };
     // A file that breaks off has been looked at as far as it goes.
-    let _ = walk(&mut segment, &mut Walker::new(), &mut found, |_| false);
+    let _ = walk(&mut segment, &mut Walker::new(), &mut found, |_, _| false);
 }
 
 /// Counts the commits whose records begin behind a position.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use log::{debug, warn};
 pub use postgres::Row;
 use postgres::error::SqlState;
-use postgres::types::ToSql;
+use postgres::types::{FromSqlOwned, ToSql};
 use tokio_postgres::Config;
 use tokio_postgres::config::ChannelBinding as DriverBinding;
 
@@ -447,6 +447,11 @@ impl Connection {
         let until = Deadline::after(self.patience);
         let result = self.live()?.execute(text, until);
         result.map_err(|trouble| self.explain(name, trouble))
+    }
+
+    /// One column of a row that a statement returned.
+    pub fn column<T: FromSqlOwned>(&self, statement: &Statement, row: &Row, name: &str) -> Result<T, PostgresError> {
+        self.read(statement, column(row, name))
     }
 
     /// Turns a column that is not what it must be into an error that names the statement.

@@ -1,7 +1,8 @@
 //! The control file `global/pg_control`: what a data directory knows about itself while no server runs.
 //!
 //! Reads the files of PostgreSQL 13 to 18 directly, so that no `pg_controldata` of the right version has to be found,
-//! and checks their CRC. It never writes. Fields that nobody here needs are not read.
+//! and checks their CRC. It never writes; [`marked`] only says what a file would be that no server starts with. Fields
+//! that nobody here needs are not read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,10 @@ const LONGEST: usize = 296;
 /// 252 all are alike: 18 put one more field behind it, 17 changed no offset.
 const LAYOUTS: &[(u32, usize)] = &[(1300, 288), (1700, 288), (1800, 292)];
 
+/// Where the longest length of a name stands (nameDataLen). A server refuses to start where it is not its own, and no
+/// program of PostgreSQL's looks at it but `pg_controldata`.
+const NAME_LENGTH_AT: usize = 232;
+
 /// The catalog version of each major version's releases (CATALOG_VERSION_NO).
 const CATALOGS: &[(u32, u32)] =
     &[(202_007_201, 13), (202_107_181, 14), (202_209_061, 15), (202_307_071, 16), (202_406_281, 17), (202_506_291, 18)];
@@ -49,10 +54,18 @@ pub struct ControlFile {
     pub redo: Lsn,
     /// The timeline of the latest checkpoint.
     pub checkpoint_timeline: TimelineId,
+    /// When the latest checkpoint began, in seconds since 1970 by the clock of the primary (`checkPointCopy.time`).
+    pub checkpoint_time: i64,
     /// Up to where a standby must recover before its data are consistent; invalid where no recovery is under way.
     pub min_recovery_point: Lsn,
     /// The timeline of that position; 0 where there is none.
     pub min_recovery_timeline: TimelineId,
+    /// Where the backup began that is being recovered; invalid once the data are consistent (backupStartPoint).
+    pub backup_start: Lsn,
+    /// True where changes of hint bits are logged (wal_log_hints).
+    pub wal_log_hints: bool,
+    /// True where [`marked`] made it: no server starts with it.
+    pub marked: bool,
     /// The size of a WAL segment.
     pub segment_size: SegmentSize,
     /// The size of a WAL page in bytes (XLOG_BLCKSZ).
@@ -194,13 +207,30 @@ impl ControlFile {
             checkpoint: Lsn(u64_at(bytes, 32)),
             redo: Lsn(u64_at(bytes, 40)),
             checkpoint_timeline: TimelineId(u32_at(bytes, 48)),
+            checkpoint_time: u64_at(bytes, 104).cast_signed(),
             min_recovery_point: Lsn(u64_at(bytes, 136)),
             min_recovery_timeline: TimelineId(u32_at(bytes, 144)),
+            backup_start: Lsn(u64_at(bytes, 152)),
+            wal_log_hints: bytes[176] != 0,
+            marked: u32_at(bytes, NAME_LENGTH_AT) == 0,
             segment_size: SegmentSize::new(u64::from(size)).map_err(|_| wrong("size of a WAL segment", size))?,
             wal_block_size: u32_at(bytes, 224),
             checksums: u32_at(bytes, 252) != 0,
         })
     }
+}
+
+/// The bytes of a control file, changed so that no server starts with it. `pg_rewind` takes it nevertheless, and the
+/// last thing it writes is a control file without the mark.
+pub fn marked(path: &Path, bytes: &[u8]) -> Result<Vec<u8>, ControlError> {
+    ControlFile::parse(path, bytes)?;
+    let crc_at = LAYOUTS.iter().find(|row| row.0 == u32_at(bytes, 8)).map(|row| row.1);
+    let crc_at = crc_at.expect("because it has just been read by its layout");
+    let mut changed = bytes.to_vec();
+    changed[NAME_LENGTH_AT..NAME_LENGTH_AT + 4].fill(0);
+    let crc = crc32c::crc32c(&changed[..crc_at]);
+    changed[crc_at..crc_at + 4].copy_from_slice(&crc.to_ne_bytes());
+    Ok(changed)
 }
 
 impl ClusterState {
@@ -249,7 +279,9 @@ mod tests {
         bytes[12..16].copy_from_slice(&202_506_291u32.to_ne_bytes());
         bytes[16..20].copy_from_slice(&6u32.to_ne_bytes());
         bytes[32..40].copy_from_slice(&0x1_0000_0028u64.to_ne_bytes());
+        bytes[176] = 1;
         bytes[224..228].copy_from_slice(&8192u32.to_ne_bytes());
+        bytes[232..236].copy_from_slice(&64u32.to_ne_bytes());
         bytes[228..232].copy_from_slice(&(1u32 << 20).to_ne_bytes());
         seal(&mut bytes, if version == 1800 { 292 } else { 288 });
         bytes
@@ -273,7 +305,18 @@ mod tests {
             let file = ControlFile::read(write(&control(version)).path()).expect("because it is well formed");
             assert_eq!((file.system_id, file.state), (SystemId(77), ClusterState::InProduction));
             assert_eq!((file.checkpoint, file.segment_size.bytes()), (Lsn(0x1_0000_0028), 1 << 20));
-            assert_eq!((file.major, file.checksums), (Some(18), false));
+            assert_eq!((file.major, file.checksums, file.wal_log_hints), (Some(18), false, true));
+        }
+    }
+
+    #[test]
+    fn a_marked_file_can_be_read_and_is_told_apart() {
+        for version in [1300, 1700, 1800] {
+            let bytes = control(version);
+            let changed = marked(Path::new("x"), &bytes).expect("because it is well formed");
+            let read = |bytes: &[u8]| ControlFile::read(write(bytes).path()).expect("because its checksum is right");
+            assert_eq!((read(&bytes).marked, read(&changed).marked), (false, true));
+            assert_eq!(ControlFile { marked: false, ..read(&changed) }, read(&bytes));
         }
     }
 

@@ -83,7 +83,7 @@ impl NodeFacts {
     }
 }
 
-/// One column of a row.
+/// One column of a row; the error names it.
 pub fn column<T: FromSqlOwned>(row: &Row, name: &str) -> Result<T, String> {
     row.try_get(name).map_err(|error| format!("column '{name}': {}", super::connection::describe(&error)))
 }
@@ -94,12 +94,13 @@ fn number<T: TryFrom<S>, S: Copy + fmt::Display>(name: &str, value: S) -> Result
 }
 
 /// A position that is sent as text.
-pub(super) fn lsn(row: &Row, name: &str) -> Result<Option<Lsn>, String> {
+pub fn lsn(row: &Row, name: &str) -> Result<Option<Lsn>, String> {
     let text: Option<String> = column(row, name)?;
     text.map(|text| text.parse::<Lsn>().map_err(|error| error.to_string())).transpose()
 }
 
-fn time(row: &Row, name: &str) -> Result<Option<SystemTime>, String> {
+/// A time that is sent as seconds since 1970.
+pub fn time(row: &Row, name: &str) -> Result<Option<SystemTime>, String> {
     let seconds: Option<f64> = column(row, name)?;
     let since = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     Ok(since.map(|since| SystemTime::UNIX_EPOCH + since))

@@ -13,7 +13,7 @@ use super::control::ControlFile;
 use crate::error::{Class, Explain};
 use crate::wal::checkpoint::{Checkpoint, LastCheckpoint};
 use crate::wal::page::PageHeader;
-use crate::wal::record::{Tear, Visit, Walker};
+use crate::wal::record::{Progress, Tear, Visit, Walker};
 use crate::wal::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalName};
 
 /// How much is read at a time, in bytes; a multiple of every page size.
@@ -98,7 +98,7 @@ impl LocalWal {
             self.segment(&mut walker, segment, &path, visitor)?;
             last = Some(name);
             // A switch ends the segment and not the log: the next one's first page takes it up again.
-            if matches!(walker.progress(), crate::wal::record::Progress::Torn { .. }) {
+            if matches!(walker.progress(), Progress::Torn { .. }) {
                 break;
             }
             segment = segment.next();
@@ -204,4 +204,88 @@ pub fn history(pgdata: &Path, timeline: TimelineId) -> Result<Option<TimelineHis
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalWalError {
     let path = path.to_owned();
     move |source| LocalWalError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::commit::Commits;
+    use crate::wal::forge::Forge;
+    use crate::wal::record::RMGR_XLOG;
+
+    const PAGE: usize = 8192;
+
+    /// The `pg_wal` of a log of so many segments, and what reads it along this history.
+    fn local(forge: &Forge, segments: u64, history: &TimelineHistory) -> (tempfile::TempDir, LocalWal) {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        for index in 0..segments {
+            let (name, bytes) = forge.segment(index);
+            std::fs::write(folder.path().join(name.to_string()), bytes).expect("because the folder is ours");
+        }
+        let wal =
+            LocalWal { folder: folder.path().to_owned(), history: history.clone(), size: forge.size, block: PAGE };
+        (folder, wal)
+    }
+
+    fn checkpoint(redo: u64) -> Vec<u8> {
+        let mut data = vec![255, 88];
+        data.extend(redo.to_ne_bytes());
+        data.resize(90, 0);
+        data
+    }
+
+    #[test]
+    fn wal_ends_behind_its_last_record_whatever_lies_there() {
+        let mut forge = Forge::new(3, PAGE);
+        forge.fill(900_000, 700);
+        forge.switch();
+        forge.fill((1 << 20) + 300_000, 700);
+        let last = forge.message(100);
+        let end = forge.position();
+        let (folder, wal) = local(&forge, 2, &TimelineHistory::first());
+        let walked = wal.walk(SegmentNumber(3), &mut Commits::default()).expect("because it can be read");
+        assert_eq!((walked.until, walked.last), (end, Some(forge.segment(1).0)));
+        // A record that was not written to its end does not count.
+        let (name, mut bytes) = forge.segment(1);
+        bytes[last.offset(forge.size) as usize + 30] ^= 1;
+        std::fs::write(folder.path().join(name.to_string()), bytes).expect("because the folder is ours");
+        assert_eq!(wal.walk(SegmentNumber(3), &mut ()).ok().map(|walked| walked.until), Some(last));
+        // A recycled segment under the next name holds older pages.
+        let next = SegmentName::new(forge.timeline, SegmentNumber(5), forge.size);
+        std::fs::write(folder.path().join(next.to_string()), forge.segment(0).1).expect("because the folder is ours");
+        assert_eq!(wal.walk(SegmentNumber(3), &mut ()).ok().map(|walked| walked.until), Some(last));
+        assert_eq!(wal.walk(SegmentNumber(9), &mut ()).ok().map(|walked| walked.last), Some(None));
+    }
+
+    #[test]
+    fn the_checkpoint_before_a_fork_may_lie_segments_back() {
+        let mut forge = Forge::new(3, PAGE);
+        forge.fill(50_000, 700);
+        let at = forge.record(RMGR_XLOG, 0x10, &checkpoint(77));
+        forge.fill((3 << 20) + 1000, 900);
+        let fork = forge.position();
+        forge.record(RMGR_XLOG, 0x00, &checkpoint(78));
+        forge.switch();
+        let (folder, wal) = local(&forge, 4, &TimelineHistory::first());
+        let found = wal.checkpoint_before(fork).expect("because it can be read");
+        assert_eq!(found, Found::Checkpoint(Checkpoint { start: at, redo: Lsn(77) }));
+        std::fs::remove_file(folder.path().join(forge.segment(1).0.to_string())).expect("because it is there");
+        assert_eq!(wal.checkpoint_before(fork).ok(), Some(Found::Before(SegmentNumber(4))));
+    }
+
+    #[test]
+    fn a_segment_is_read_from_the_newest_timeline_that_has_it() {
+        let mut forge = Forge::new(3, PAGE);
+        forge.fill((1 << 20) + 1000, 700);
+        let history = TimelineHistory::parse(TimelineId(2), "1\t0/380000\n").expect("because it is well formed");
+        let (folder, wal) = local(&forge, 2, &history);
+        let found = |number| wal.find(SegmentNumber(number)).ok().flatten().map(|(name, _)| name.timeline());
+        assert_eq!((found(3), found(4), found(5)), (Some(TimelineId(1)), Some(TimelineId(1)), None));
+        let child = SegmentName::new(TimelineId(2), SegmentNumber(3), forge.size);
+        std::fs::write(folder.path().join(child.to_string()), forge.segment(0).1).expect("because the folder is ours");
+        assert_eq!(found(3), Some(TimelineId(2)));
+        let from: Vec<_> = wal.segments_from(SegmentNumber(3)).expect("because it can be listed");
+        let timelines: Vec<_> = from.iter().map(|(name, _)| name.timeline().0).collect();
+        assert_eq!(timelines, [1, 2, 1]);
+    }
 }

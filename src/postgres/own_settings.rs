@@ -17,6 +17,9 @@ use crate::system::durable;
 /// The name of our file, in the data directory.
 pub const FILE: &str = "pgwarm.conf";
 
+/// The configuration set in force, which our file includes first where it is there: what we set wins over it.
+pub const SET_FILE: &str = "pgwarm.set.conf";
+
 /// Where the copy's `postgresql.auto.conf` is kept as it came.
 pub const AUTO_BEFORE: &str = "postgresql.auto.conf.before-pgwarm";
 
@@ -84,19 +87,20 @@ impl Signal {
     }
 }
 
-/// Reads what our file sets; nothing where it is absent.
+/// Reads what our file sets; nothing where it is absent. What it includes is not ours.
 pub fn read(pgdata: &Path) -> Result<BTreeMap<String, String>, OwnSettingsError> {
     let path = pgdata.join(FILE);
     if !exists(&path)? {
         return Ok(BTreeMap::new());
     }
     let settings = Settings::read(&path, Path::new("/nonexistent"))?;
-    Ok(settings.iter().map(|(name, setting)| (name.to_owned(), setting.value.clone())).collect())
+    let ours = settings.iter().filter(|(_, setting)| setting.file == path);
+    Ok(ours.map(|(name, setting)| (name.to_owned(), setting.value.clone())).collect())
 }
 
 /// Writes our file anew with these settings, durably.
 pub fn write(pgdata: &Path, settings: &BTreeMap<String, String>) -> Result<(), OwnSettingsError> {
-    let mut text = HEAD.to_owned();
+    let mut text = format!("{HEAD}include_if_exists '{SET_FILE}'\n");
     for (name, value) in settings {
         if value.contains(['\n', '\r', '\0']) {
             return Err(OwnSettingsError::Text { name: name.clone() });
@@ -237,6 +241,18 @@ mod tests {
         let broken = write(folder.path(), &settings(&[("a", "b\nfsync = off")]));
         assert!(matches!(broken, Err(OwnSettingsError::Text { .. })));
         assert_eq!(read(folder.path())?, ours);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_configuration_set_says_is_not_ours_and_does_not_win() -> Result<(), OwnSettingsError> {
+        let folder = directory(&[(SET_FILE, "port = 7\nhot_standby = off\n")]);
+        let ours = settings(&[("hot_standby", "on")]);
+        write(folder.path(), &ours)?;
+        assert_eq!(read(folder.path())?, ours);
+        let all = Settings::read(&folder.path().join(FILE), folder.path())?;
+        let value = |name: &str| all.get(name).map(|setting| setting.value.clone());
+        assert_eq!((value("port").as_deref(), value("hot_standby").as_deref()), (Some("7"), Some("on")));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::config::{Config, Node};
 use crate::error::{Class, Explain};
 use crate::system::clock::Deadline;
 use crate::system::process::{Call, ProcessError, spawn_detached};
+use crate::wal::SegmentName;
 
 /// How often to look whether a server has started or stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -169,6 +170,11 @@ impl Server {
         &self.pgdata
     }
 
+    /// True where a command of the operator's starts it.
+    pub fn has_commands(&self) -> bool {
+        !self.start_command.is_empty()
+    }
+
     /// Its `postgresql.conf`: as configured, in the data directory, or where Debian keeps that of a cluster.
     pub fn config_file(&self) -> PathBuf {
         let own = self.pgdata.join("postgresql.conf");
@@ -212,6 +218,16 @@ impl Server {
             return Ok(Status::Running(running));
         }
         Ok(if at_work.is_empty() { Status::Down } else { Status::Orphans(at_work) })
+    }
+
+    /// The segment that it replays while it recovers, as the title of its startup process says.
+    pub fn recovering(&self) -> Option<SegmentName> {
+        let titles =
+            at_work(&self.pgdata).ok()?.into_iter().filter_map(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
+        titles.filter_map(|title| String::from_utf8(title).ok()).find_map(|title| {
+            let (_, segment) = title.split_once("startup recovering ")?;
+            segment.trim_matches(|c: char| !c.is_ascii_hexdigit()).parse().ok()
+        })
     }
 
     /// Starts it and waits until it accepts connections, or recovers without doing so. `options` go to `postgres` as
@@ -321,6 +337,14 @@ impl Server {
     fn failed(&self, job: &'static str, detail: String) -> ServerError {
         ServerError::Failed { job, pgdata: self.pgdata.clone(), detail }
     }
+}
+
+/// One of PostgreSQL's programs of a version, where there is no data directory yet.
+pub fn program_of(pg_bin: Option<&Path>, major: u32, name: &str) -> Option<PathBuf> {
+    let packaged = PACKAGED.iter().map(|folder| PathBuf::from(folder.replace("{}", &major.to_string())));
+    let folders = pg_bin.map(Path::to_owned).into_iter().chain(packaged);
+    let folders = folders.chain(std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect::<Vec<_>>());
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Where Debian keeps the configuration of `/var/lib/postgresql/<major>/<name>`.

@@ -3,7 +3,7 @@
 //! Reads the files by the server's own grammar and says which value would be in effect and where it stands. Knows no
 //! setting by name, checks no value and sees neither the command line nor `ALTER ROLE`; a running server knows better.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,8 @@ pub struct Setting {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     values: BTreeMap<String, Setting>,
+    /// Every file that another one includes, whether it is there or not.
+    included: BTreeSet<PathBuf>,
 }
 
 impl Settings {
@@ -79,6 +81,15 @@ impl Settings {
     /// The setting of that name; upper and lower case are the same.
     pub fn get(&self, name: &str) -> Option<&Setting> {
         self.values.get(&name.to_ascii_lowercase())
+    }
+
+    /// True where this file is read, or would be if it were there.
+    pub fn includes(&self, file: &Path) -> bool {
+        let same = |path: &PathBuf| {
+            let folder = |path: &Path| path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+            path.file_name() == file.file_name() && folder(path).is_some_and(|it| folder(file) == Some(it))
+        };
+        self.included.contains(file) || self.included.iter().any(same)
     }
 
     /// Every setting in the order of the names.
@@ -126,14 +137,17 @@ impl Settings {
             "include" | "include_if_exists" | "include_dir" if depth >= DEPTH_MAX => {
                 Err(SettingsError::TooDeep { path: file.to_owned(), line })
             }
-            "include" | "include_if_exists" => match self.read_file(&target, Some((file, line)), depth + 1) {
-                Err(SettingsError::Unreadable { path, source, .. })
-                    if optional && path == target && source.kind() == io::ErrorKind::NotFound =>
-                {
-                    Ok(())
+            "include" | "include_if_exists" => {
+                self.included.insert(target.clone());
+                match self.read_file(&target, Some((file, line)), depth + 1) {
+                    Err(SettingsError::Unreadable { path, source, .. })
+                        if optional && path == target && source.kind() == io::ErrorKind::NotFound =>
+                    {
+                        Ok(())
+                    }
+                    result => result,
                 }
-                result => result,
-            },
+            }
             "include_dir" => self.read_folder(&target, file, line, depth),
             _ => {
                 self.values.insert(name, Setting { value, file: file.to_owned(), line });
@@ -371,6 +385,10 @@ mod tests {
         assert_eq!(place("x.y"), "b b.conf:2");
         assert_eq!(place("work_mem"), "2MB postgresql.auto.conf:2");
         assert_eq!(settings.get("absent"), None);
+        let included = |name: &str| settings.includes(&files.0.path().join(name));
+        // Also a file that is not there yet, and one that is named by another way to its folder.
+        assert!(included("more.conf") && included("absent.conf") && included("conf.d/../more.conf"));
+        assert!(!included("postgresql.auto.conf"));
     }
 
     #[test]

@@ -216,10 +216,9 @@ fn what_a_claim_closes_is_not_taken(store: &dyn Store) {
 fn damage_on_the_way_leaves_nothing(store: &dyn Store) {
     let at = path("wal/damaged");
     let good = TestFile::new(b"content");
-    let wrong_hash = Payload { sha256: [7; 32], ..good.payload.clone() };
-    let too_long = Payload { size: 8, ..good.payload.clone() };
-    let too_short = Payload { size: 6, ..good.payload.clone() };
-    for payload in [wrong_hash, too_long, too_short] {
+    let said = |size, sha256| Payload::hashed(good.path().to_owned(), size, sha256, good.payload.encoding);
+    let sha256 = good.payload.sha256();
+    for payload in [said(7, [7; 32]), said(8, sha256), said(6, sha256)] {
         let error = store.publish(&at, &payload, &[]).expect_err("because the payload is not what it says");
         assert!(is_damage(&error), "{error}");
         assert!(store.look(&at).expect("because the place works").is_none());

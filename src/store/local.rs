@@ -121,17 +121,16 @@ impl Store for LocalStore {
         if let Some(taken) = self.occupied(path, rivals)? {
             return Ok(Published::Occupied(taken));
         }
-        let mut incoming = self.begin(path)?;
+        let incoming = self.begin(path)?;
         if let Some(memory) = &payload.memory {
-            incoming.write_hashed(memory)?;
-            return incoming.commit(payload.size, payload.sha256, rivals);
+            return incoming.store(memory, rivals);
         }
         let unreadable = |source| StoreError::Payload { path: payload.file.display().to_string(), source };
-        let mut source = payload.open().map_err(unreadable)?;
+        let (mut incoming, mut source) = (incoming, payload.open().map_err(unreadable)?);
         let mut buffer = vec![0u8; COPY_SIZE];
         loop {
             match source.read(&mut buffer) {
-                Ok(0) => return incoming.commit(payload.size, payload.sha256, rivals),
+                Ok(0) => return incoming.commit(payload.size, payload.sha256(), rivals),
                 Ok(count) => incoming.write(&buffer[..count])?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(unreadable(error)),

@@ -253,7 +253,7 @@ impl Store for MemoryStore {
         let mut bytes = Vec::new();
         payload.open().and_then(|mut file| file.read_to_end(&mut bytes)).map_err(unreadable)?;
         let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        if bytes.len() as u64 != payload.size || hash != payload.sha256 {
+        if bytes.len() as u64 != payload.size || hash != payload.sha256() {
             return Err(self.damaged(path));
         }
         let act = || {

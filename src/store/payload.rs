@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest, Sha256};
 
 use super::Encoding;
 
@@ -20,16 +22,32 @@ pub struct Payload {
     pub memory: Option<Arc<Vec<u8>>>,
     /// How many bytes it holds.
     pub size: u64,
-    /// The SHA-256 of these bytes, checked where they arrive.
-    pub sha256: [u8; 32],
     /// How they are encoded.
     pub encoding: Encoding,
+    /// Known from the beginning for a file; made of what is in memory once somebody asks.
+    sha256: Arc<OnceLock<[u8; 32]>>,
 }
 
 impl Payload {
+    /// Bytes in memory; `file` is where they go if somebody needs them there.
+    pub fn in_memory(file: PathBuf, bytes: Vec<u8>, encoding: Encoding) -> Payload {
+        let size = bytes.len() as u64;
+        Payload { file, memory: Some(Arc::new(bytes)), size, encoding, sha256: Arc::default() }
+    }
+
+    /// A file that was hashed while it was written.
+    pub fn hashed(file: PathBuf, size: u64, sha256: [u8; 32], encoding: Encoding) -> Payload {
+        Payload { file, memory: None, size, encoding, sha256: Arc::new(OnceLock::from(sha256)) }
+    }
+
+    /// The SHA-256 of these bytes, checked where they arrive.
+    pub fn sha256(&self) -> [u8; 32] {
+        let hash = || Sha256::digest(self.memory.as_deref().map_or(&[][..], Vec::as_slice)).into();
+        *self.sha256.get_or_init(hash)
+    }
+
     /// Describes a file that is already there, reading it once for its hash.
     pub fn of_file(file: &Path, encoding: Encoding) -> io::Result<Payload> {
-        use sha2::{Digest, Sha256};
         let mut source = File::open(file)?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0u8; 256 << 10];
@@ -43,7 +61,7 @@ impl Payload {
                 }
             }
         }
-        Ok(Payload { file: file.to_owned(), memory: None, size, sha256: hash.finalize().into(), encoding })
+        Ok(Payload::hashed(file.to_owned(), size, hash.finalize().into(), encoding))
     }
 
     /// Opens the stored bytes.

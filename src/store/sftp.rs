@@ -388,7 +388,7 @@ impl SftpStore {
             file.write_all(&buffer)?;
         }
         let hash: [u8; 32] = hash.finalize().into();
-        if size != payload.size || hash != payload.sha256 {
+        if size != payload.size || hash != payload.sha256() {
             let detail = format!("the {size} bytes sent are not the {} that were announced", payload.size);
             let place = self.place.clone();
             return Err(StoreError::Damaged { place, path: path.to_string(), detail }.into());

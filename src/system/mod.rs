@@ -6,3 +6,4 @@ pub mod lock;
 pub mod logging;
 pub mod notify;
 pub mod process;
+pub mod supervisor;

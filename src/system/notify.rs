@@ -120,6 +120,20 @@ impl Notifier {
         self.settle(subject, Told { level, at: time, delivered });
     }
 
+    /// Tells of something at once, whatever was told before: for a caller that knows by itself what is news.
+    pub fn announce(&self, subject: &str, level: Level, message: &str, details: serde_json::Value) {
+        let notice = Notice {
+            level,
+            message: one_line(message),
+            node: self.node.clone(),
+            program: self.program.clone(),
+            subject: subject.to_owned(),
+            time: Local::now().to_rfc3339_opts(SecondsFormat::Millis, false),
+            details,
+        };
+        self.tell(&notice);
+    }
+
     fn is_silent(&self) -> bool {
         self.hooks.ok.is_empty() && self.hooks.warning.is_empty() && self.hooks.critical.is_empty()
     }

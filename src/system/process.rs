@@ -130,6 +130,7 @@ pub struct Call {
     directory: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
     limit: usize,
+    bound: bool,
 }
 
 impl Call {
@@ -142,6 +143,7 @@ impl Call {
             directory: None,
             stdin: None,
             limit: OUTPUT_MAX,
+            bound: false,
         }
     }
 
@@ -181,6 +183,12 @@ impl Call {
         self
     }
 
+    /// Lets the kernel kill it when we are killed: for a program that must not go on where nobody waits for it.
+    pub fn bound(mut self) -> Self {
+        self.bound = true;
+        self
+    }
+
     /// Runs it and waits. When the deadline passes it gets SIGTERM, then SIGKILL, with its whole process group.
     pub fn run(self, deadline: Deadline) -> Result<Outcome, ProcessError> {
         let program = self.program.to_string_lossy().into_owned();
@@ -192,6 +200,9 @@ impl Call {
         }
         command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        if self.bound {
+            die_with_us(&mut command);
+        }
         close_inherited_on_exec();
         let child = command.spawn().map_err(|source| ProcessError::Start { program: program.clone(), source })?;
         let mut running = Running::new(child, self.stdin.unwrap_or_default(), self.limit);
@@ -403,6 +414,23 @@ fn close_inherited_on_exec() {
     }
 }
 
+/// Makes the kernel kill a program when the thread that starts it ends; that thread waits for it.
+fn die_with_us(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec only prctl(2) and getppid(2) are called, which are async-signal-safe and allocate
+    // nothing.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // Whoever was killed before the kernel was told sends no signal any more.
+            match rustix::process::getppid() == Some(parent) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::Interrupted.into()),
+            }
+        });
+    }
+}
+
 /// Starts a program that outlives us: a session of its own, the root as working directory, no descriptor of ours, input
 /// from /dev/null, both outputs appended to `log` (created 0600) or thrown away. Returns its process number.
 pub fn spawn_detached(program: impl AsRef<OsStr>, args: &[OsString], log: Option<&Path>) -> Result<u32, ProcessError> {
@@ -510,6 +538,18 @@ mod tests {
             }
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_bound_program_does_not_outlive_who_started_it() -> Result<(), Box<dyn std::error::Error>> {
+        assert!(shell("true").bound().run(soon())?.status.is_success());
+        let mut command = Command::new("sleep");
+        command.arg("300");
+        die_with_us(&mut command);
+        // The kernel looks at the thread that started it: one that ends stands for a process that is killed.
+        let child = std::thread::spawn(move || command.spawn()).join().map_err(|_| "the thread panicked")??;
+        assert!(is_ended(i32::try_from(child.id())?), "process {} is still there", child.id());
+        Ok(())
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Visit for Commits {
 /// for [`super::Checker`] to say.
 pub fn scan(segment: &mut dyn Read) -> io::Result<Commits> {
     let (mut walker, mut commits) = (Walker::new(), Commits::default());
-    walk(segment, &mut walker, &mut commits, |_| false)?;
+    walk(segment, &mut walker, &mut commits, |_, _| false)?;
     Ok(commits)
 }
 
@@ -193,7 +193,7 @@ pub fn walk<V: Visit>(
     segment: &mut dyn Read,
     walker: &mut Walker,
     visitor: &mut V,
-    enough: impl Fn(&V) -> bool,
+    enough: impl Fn(&Walker, &V) -> bool,
 ) -> io::Result<()> {
     let mut page = Vec::new();
     segment.take(LONG_HEADER as u64).read_to_end(&mut page)?;
@@ -211,7 +211,7 @@ pub fn walk<V: Visit>(
             _ if page.is_empty() && address.0 == end => return Ok(()),
             _ => walker.tear(Tear::FileEnds),
         }
-        if walker.is_over() || enough(visitor) {
+        if walker.is_over() || enough(walker, visitor) {
             return Ok(());
         }
         address = Lsn(address.0.saturating_add(block));
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(scan(&mut first.as_slice()).ok().and_then(|commits| commits.last), None);
         let (mut walker, mut commits) = (Walker::new(), Commits::default());
         for segment in [&first, &second] {
-            let walked = walk(&mut segment.as_slice(), &mut walker, &mut commits, |_| false);
+            let walked = walk(&mut segment.as_slice(), &mut walker, &mut commits, |_, _| false);
             walked.expect("because memory can be read");
         }
         assert_eq!(commits.last.map(|ended| (ended.start, ended.time)), Some((across, 77)));

@@ -36,6 +36,8 @@ pub enum Goal {
 pub struct Stop {
     /// Where the record begins that ends it.
     pub record: Lsn,
+    /// Behind it.
+    pub until: Lsn,
     /// Up to where WAL is replayed.
     pub replayed: Lsn,
     /// The time in that record, if it has one; microseconds since 2000-01-01 UTC.
@@ -100,7 +102,7 @@ impl Visit for Seeker<'_> {
             // Before the first record of a walk nothing is known but where it begins.
             let end_of_last = if before == Lsn::INVALID { record.start } else { before };
             let replayed = if itself { record.end } else { end_of_last };
-            self.stop = Some(Stop { record: record.start, replayed, time, xid });
+            self.stop = Some(Stop { record: record.start, until: record.end, replayed, time, xid });
             if !itself {
                 return;
             }
@@ -158,7 +160,7 @@ mod tests {
         let log = log();
         let (mut walker, mut seeker) = (Walker::new(), Seeker::new(&goal, inclusive));
         let segment = log.forge.segment(0).1;
-        let walked = walk(&mut segment.as_slice(), &mut walker, &mut seeker, |seeker| seeker.stop.is_some());
+        let walked = walk(&mut segment.as_slice(), &mut walker, &mut seeker, |_, seeker| seeker.stop.is_some());
         walked.expect("because memory can be read");
         (seeker.stop.map(|stop| (stop.record, stop.replayed > stop.record)), seeker.last_commit.map(|last| last.time))
     }

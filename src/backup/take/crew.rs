@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use super::super::BackupError;
 use super::super::catalog::{Index, Label, Object, RESUME, StoredFile};
-use super::super::copy::{Copier, remove};
-use super::super::plan::Work;
+use super::super::copy::{Copied, Copier, plain, remove};
+use super::super::plan::{SourceFile, Work};
 use super::super::session::Session;
+use super::super::{BackupError, blocks, blocks::BlockSum};
 use super::publish;
 use crate::archive::places::Archive;
 use crate::store::{Payload, StorePath};
@@ -46,20 +46,27 @@ struct Encoded {
     stored: String,
     bundle: bool,
     payload: Payload,
+    sums: Option<Vec<BlockSum>>,
     files: Vec<StoredFile>,
 }
 
-type Stored = Result<Object, BackupError>;
+/// What became of a piece of work.
+enum Done {
+    /// It is stored.
+    Stored(Object),
+    /// These files are as in the parent.
+    Unchanged(Vec<StoredFile>),
+}
+
+type Outcome = Result<Done, BackupError>;
 
 impl Crew<'_> {
     /// Does all the work; gives back the index with what was there before and what was stored now.
     pub fn work(&self, work: Vec<Work>, mut index: Index, session: &mut Session) -> Result<Index, BackupError> {
         let (tasks, open) = unbounded();
-        let mut number = next_number(&index);
-        for work in work {
-            let name = self.name(&work, &mut number);
+        for (number, work) in (next_number(&index)..).zip(work) {
             // The receiver lives in this function.
-            let _ = tasks.send((name, work));
+            let _ = tasks.send((number, work));
         }
         drop(tasks);
         let stop = AtomicBool::new(false);
@@ -85,25 +92,18 @@ impl Crew<'_> {
         Ok(index)
     }
 
-    fn encode(
-        &self,
-        open: &Receiver<(String, Work)>,
-        next: &Sender<Encoded>,
-        done: &Sender<Stored>,
-        stop: &AtomicBool,
-    ) {
-        for (stored, work) in open {
+    fn encode(&self, open: &Receiver<(u64, Work)>, next: &Sender<Encoded>, done: &Sender<Outcome>, stop: &AtomicBool) {
+        for (number, work) in open {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
             let sent = match self.copier.copy(&work) {
-                Ok(copied) => match copied.payload {
-                    Some(payload) => {
-                        let bundle = matches!(work, Work::Bundle(_));
-                        next.send(Encoded { stored, bundle, payload, files: copied.files }).is_ok()
-                    }
-                    None => true,
-                },
+                Ok(Copied { payload: Some(payload), sums, files }) => {
+                    let stored = self.name(&work, &files, number);
+                    let bundle = matches!(work, Work::Bundle(_));
+                    next.send(Encoded { stored, bundle, payload, sums, files }).is_ok()
+                }
+                Ok(Copied { payload: None, files, .. }) => done.send(Ok(Done::Unchanged(files))).is_ok(),
                 Err(error) => done.send(Err(error)).is_ok(),
             };
             if !sent {
@@ -112,33 +112,45 @@ impl Crew<'_> {
         }
     }
 
-    fn store(&self, from: &Receiver<Encoded>, done: &Sender<Stored>, stop: &AtomicBool) {
+    fn store(&self, from: &Receiver<Encoded>, done: &Sender<Outcome>, stop: &AtomicBool) {
         for encoded in from {
             if stop.load(Ordering::Relaxed) {
                 // What waits is taken and dropped, so that no encoder waits for ever.
                 continue;
             }
-            if done.send(self.store_one(encoded)).is_err() {
+            if done.send(self.store_one(encoded).map(Done::Stored)).is_err() {
                 return;
             }
         }
     }
 
-    fn store_one(&self, encoded: Encoded) -> Stored {
-        let Encoded { stored, bundle, payload, files } = encoded;
+    fn store_one(&self, encoded: Encoded) -> Result<Object, BackupError> {
+        let Encoded { stored, bundle, payload, sums, files } = encoded;
+        let sums = match (sums, files.first()) {
+            (Some(sums), Some(file)) => {
+                let name = format!("sums/{}", file.path);
+                publish(self.archive, &self.label.path(&name)?, &plain(blocks::to_bytes(&sums)))?;
+                Some(name)
+            }
+            _ => None,
+        };
         publish(self.archive, &self.label.path(&stored)?, &payload)?;
         remove(&payload.file)?;
-        Ok(Object { stored, bundle, bytes: payload.size, files })
+        Ok(Object { stored, bundle, bytes: payload.size, sums, files })
     }
 
     /// Takes what is done until everybody is, or one has failed.
-    fn gather(&self, results: &Receiver<Stored>, index: &mut Index, session: &mut Session) -> Result<(), BackupError> {
+    fn gather(&self, results: &Receiver<Outcome>, index: &mut Index, session: &mut Session) -> Result<(), BackupError> {
         let (mut recorded, mut confirmed) = (Instant::now(), Instant::now());
         let mut unrecorded = false;
         loop {
             match results.recv_timeout(Duration::from_millis(500)) {
-                Ok(Ok(object)) => {
+                Ok(Ok(Done::Stored(object))) => {
                     index.objects.push(object);
+                    unrecorded = true;
+                }
+                Ok(Ok(Done::Unchanged(files))) => {
+                    index.unchanged.extend(files.into_iter().map(|file| StoredFile { blocks: None, ..file }));
                     unrecorded = true;
                 }
                 Ok(Err(error)) => return Err(error),
@@ -166,23 +178,16 @@ impl Crew<'_> {
     }
 
     /// Where something is stored, in the folder of the backup.
-    fn name(&self, work: &Work, number: &mut u64) -> String {
+    fn name(&self, work: &Work, files: &[StoredFile], number: u64) -> String {
         let extension = self.copier.method.encoding.extension();
-        let mut numbered = |kind: &str, inner: &str| {
-            *number += 1;
-            format!("{kind}/{}{inner}{extension}", *number - 1)
+        let Work::File(SourceFile { path, .. }) = work else { return format!("bundle/{number}.tar{extension}") };
+        let name = match path.strip_prefix("pg_tblspc/") {
+            _ if files.iter().any(|file| file.blocks.is_some()) => format!("blocks/{path}{extension}"),
+            Some(inner) => format!("tblspc/{inner}{extension}"),
+            None => format!("files/{path}{extension}"),
         };
-        match work {
-            Work::Bundle(_) => numbered("bundle", ".tar"),
-            Work::File(file) => {
-                let name = match file.path.strip_prefix("pg_tblspc/") {
-                    Some(inner) => format!("tblspc/{inner}{extension}"),
-                    None => format!("files/{}{extension}", file.path),
-                };
-                // Only a file that PostgreSQL did not make has a name that no archive takes.
-                if name.parse::<StorePath>().is_ok() { name } else { numbered("odd", "") }
-            }
-        }
+        // Only a file that PostgreSQL did not make has a name that no archive takes.
+        if name.parse::<StorePath>().is_ok() { name } else { format!("odd/{number}{extension}") }
     }
 }
 

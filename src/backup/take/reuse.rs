@@ -2,38 +2,33 @@
 
 use std::collections::HashMap;
 
-use super::super::catalog::{Index, Object};
+use super::super::catalog::{Index, StoredFile};
 use super::super::plan::SourceFile;
 
-/// A file written so shortly before it was read may have been written again without a new time, in nanoseconds. The
-/// kernel's clock for files ticks every few milliseconds; this is far more.
-const SETTLED: i64 = 2_000_000_000;
-
 /// The decision.
+#[derive(Debug, Default)]
 pub struct Reuse {
-    /// Objects that are used again, with only those files that are unchanged.
-    pub kept: Vec<Object>,
+    /// Objects that are used again, with only those files that are unchanged, and files that are as in the parent.
+    pub kept: Index,
     /// Files that must be copied.
     pub rest: Vec<SourceFile>,
 }
 
-/// A file is unchanged where its size and its time are those of the copy, and the copy was made well after that time.
+/// Keeps what an earlier run has stored of files that are still what they were.
 pub fn reuse(old: Index, files: Vec<SourceFile>) -> Reuse {
     let mut open: HashMap<String, SourceFile> = files.into_iter().map(|file| (file.path.clone(), file)).collect();
-    let mut kept = Vec::new();
+    let mut still = |stored: &StoredFile| {
+        open.get(&stored.path).is_some_and(|file| stored.is_still(file)) && open.remove(&stored.path).is_some()
+    };
+    let mut kept = Index::default();
     for mut object in old.objects {
-        object.files.retain(|stored| {
-            let unchanged = open.get(&stored.path).is_some_and(|file| {
-                stored.damaged.is_empty()
-                    && (file.size, file.modified) == (stored.size, stored.modified)
-                    && stored.opened - stored.modified >= SETTLED
-            });
-            unchanged && open.remove(&stored.path).is_some()
-        });
+        object.files.retain(&mut still);
         if !object.files.is_empty() {
-            kept.push(object);
+            kept.objects.push(object);
         }
     }
+    kept.unchanged = old.unchanged;
+    kept.unchanged.retain(&mut still);
     let mut rest: Vec<SourceFile> = open.into_values().collect();
     rest.sort_by(|a, b| a.path.cmp(&b.path));
     Reuse { kept, rest }
@@ -41,46 +36,37 @@ pub fn reuse(old: Index, files: Vec<SourceFile>) -> Reuse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::catalog::StoredFile;
+    use super::super::super::catalog::Object;
+    use super::super::super::plan::Stamp;
     use super::*;
 
-    const LATE: i64 = 100 * SETTLED;
-
-    fn stored(path: &str, size: u64, modified: i64) -> StoredFile {
-        StoredFile { path: path.to_owned(), size, modified, opened: LATE, crc: 0, damaged: Vec::new() }
+    fn stored(path: &str, size: u64) -> StoredFile {
+        let stamp = Stamp::default();
+        StoredFile { path: path.to_owned(), size, stamp, settled: i64::MAX, crc: 0, blocks: None, damaged: Vec::new() }
     }
 
-    fn source(path: &str, size: u64, modified: i64) -> SourceFile {
-        SourceFile { path: path.to_owned(), file: path.into(), size, modified, first_block: None }
+    fn source(path: &str, size: u64) -> SourceFile {
+        SourceFile { path: path.to_owned(), file: path.into(), size, stamp: Stamp::default(), first_block: None }
     }
 
     #[test]
-    fn only_what_has_certainly_not_changed_is_used_again() {
-        let mut damaged = stored("damaged", 1, 5);
-        damaged.damaged.push(3);
-        let files = vec![
-            stored("same", 1, 5),
-            stored("longer", 1, 5),
-            stored("written", 1, 5),
-            stored("hot", 1, LATE - 1),
-            stored("gone", 1, 5),
-            damaged,
-        ];
-        let object = Object { stored: "bundle/0.tar".to_owned(), bundle: true, bytes: 9, files };
-        let alone = Object { stored: "files/x".to_owned(), bundle: false, bytes: 9, files: vec![stored("x", 1, 5)] };
-        let old = Index { objects: vec![object, alone], directories: Vec::new() };
-        let now = vec![
-            source("same", 1, 5),
-            source("longer", 2, 5),
-            source("written", 1, 6),
-            source("hot", 1, LATE - 1),
-            source("damaged", 1, 5),
-            source("new", 1, 5),
-        ];
+    fn what_is_still_what_it_was_is_used_once_and_the_rest_is_copied() {
+        let object =
+            |stored: &str, files| Object { stored: stored.to_owned(), bundle: true, bytes: 9, sums: None, files };
+        let old = Index {
+            objects: vec![
+                object("bundle/0.tar", vec![stored("same", 1), stored("longer", 1), stored("gone", 1)]),
+                object("bundle/1.tar", vec![stored("same", 1)]),
+            ],
+            unchanged: vec![stored("as in the parent", 1), stored("no longer", 1)],
+            directories: Vec::new(),
+        };
+        let now = ["same", "as in the parent", "new"].map(|path| source(path, 1));
+        let now = now.into_iter().chain(["longer", "no longer"].map(|path| source(path, 2))).collect();
         let reuse = reuse(old, now);
-        let kept: Vec<_> = reuse.kept.iter().flat_map(|object| &object.files).map(|file| file.path.as_str()).collect();
+        let kept: Vec<_> = reuse.kept.files().map(|file| file.path.as_str()).collect();
         let rest: Vec<_> = reuse.rest.iter().map(|file| file.path.as_str()).collect();
-        assert_eq!(kept, ["same"]);
-        assert_eq!(rest, ["damaged", "hot", "longer", "new", "written"]);
+        assert_eq!((kept, reuse.kept.objects.len()), (vec!["same", "as in the parent"], 1));
+        assert_eq!(rest, ["longer", "new", "no longer"]);
     }
 }

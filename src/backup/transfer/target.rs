@@ -330,6 +330,6 @@ fn of_file(path: &Path, name: &str) -> Result<Entry, BackupError> {
     let mut file = File::open(path).map_err(BackupError::io("open", path))?;
     file.read_to_end(&mut bytes).map_err(BackupError::io("read", path))?;
     let data = file.metadata().map_err(BackupError::io("look at", path))?;
-    let modified = u64::try_from(super::super::plan::modified(&data) / 1_000_000_000).unwrap_or(0);
+    let modified = u64::try_from(super::super::plan::Stamp::of(&data).modified / 1_000_000_000).unwrap_or(0);
     Ok(Entry::new(name, bytes.len() as u64, modified, crc32c::crc32c(&bytes)))
 }

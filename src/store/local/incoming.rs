@@ -22,8 +22,7 @@ pub struct Incoming {
     inner: Arc<Inner>,
     path: StorePath,
     temporary: TemporaryFile,
-    /// None where the bytes came from the memory whose hash was announced.
-    hash: Option<Sha256>,
+    hash: Sha256,
     size: u64,
 }
 
@@ -31,29 +30,32 @@ impl Incoming {
     /// Begins in an open folder, which must be a descriptor of its own: the lock belongs to it.
     pub(super) fn begin(inner: Arc<Inner>, path: &StorePath, folder: OwnedFd) -> std::io::Result<Self> {
         let temporary = TemporaryFile::create_at(folder)?;
-        Ok(Incoming { inner, path: path.clone(), temporary, hash: Some(Sha256::new()), size: 0 })
+        Ok(Incoming { inner, path: path.clone(), temporary, hash: Sha256::new(), size: 0 })
     }
 
     /// Writes the next bytes, under a temporary name.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.temporary.file_mut().write_all(bytes).map_err(|e| self.inner.error("write", &self.path, e))?;
-        if let Some(hash) = &mut self.hash {
-            hash.update(bytes);
-        }
+        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
     }
 
-    /// Writes the whole file from the memory it was hashed in; a second hash of the same memory could find nothing.
-    pub(super) fn write_hashed(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.hash = None;
-        self.write(bytes)
+    /// Writes the whole file from memory and commits it. The bytes are compared with nothing: they are written from the
+    /// very memory that a hash would be made of.
+    pub(super) fn store(mut self, bytes: &[u8], rivals: &[StorePath]) -> Result<Published, StoreError> {
+        self.temporary.file_mut().write_all(bytes).map_err(|e| self.inner.error("write", &self.path, e))?;
+        self.publish(rivals)
     }
 
     /// Compares what arrived with size (bytes) and hash, makes it durable and gives it its name, unless the name or one
     /// of the `rivals` is taken. May run on another thread than the writes.
     pub fn commit(mut self, size: u64, sha256: [u8; 32], rivals: &[StorePath]) -> Result<Published, StoreError> {
         self.verify(size, sha256)?;
+        self.publish(rivals)
+    }
+
+    fn publish(mut self, rivals: &[StorePath]) -> Result<Published, StoreError> {
         self.temporary.sync_content().map_err(|e| self.inner.error("make durable", &self.path, e))?;
         self.inner.confirm()?;
         let lock = self.lock()?;
@@ -81,12 +83,11 @@ impl Incoming {
         if self.size != size {
             return Err(damaged(format!("{} bytes arrived of {size}", self.size)));
         }
-        match self.hash.take().map(|hash| <[u8; 32]>::from(hash.finalize())) {
-            Some(arrived) if arrived != sha256 => {
-                Err(damaged("its hash (SHA-256) is not the one that was announced".to_owned()))
-            }
-            _ => Ok(()),
+        let arrived: [u8; 32] = std::mem::take(&mut self.hash).finalize().into();
+        if arrived != sha256 {
+            return Err(damaged("its hash (SHA-256) is not the one that was announced".to_owned()));
         }
+        Ok(())
     }
 
     /// The first of the path and its rivals that is there.

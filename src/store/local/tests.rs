@@ -149,7 +149,7 @@ fn a_file_is_committed_by_another_thread() -> Result<(), Box<dyn std::error::Err
     for piece in content.chunks(64 << 10) {
         incoming.write(piece)?;
     }
-    let commit = std::thread::spawn(move || incoming.commit(payload.size, payload.sha256, &[]));
+    let commit = std::thread::spawn(move || incoming.commit(payload.size, payload.sha256(), &[]));
     assert_eq!(commit.join().expect("because it does not panic")?, Published::New);
     assert!(conformance::read(&scratch.store, &path("wal/x")) == Some(content));
     Ok(())

@@ -30,7 +30,7 @@ pub(super) fn file(
     let sent = content(&mut turn, &mut *source, payload.size, operation)?;
     let end = match &sent {
         // What was announced, not what was found: the far end compares.
-        Ok(()) => Request::Commit { size: payload.size, sha256: wire::hex(&payload.sha256) },
+        Ok(()) => Request::Commit { size: payload.size, sha256: wire::hex(&payload.sha256()) },
         Err(_) => Request::Abort,
     };
     turn.more(&end, operation)?;

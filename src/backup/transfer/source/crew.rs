@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 use super::super::super::catalog::DamagedPages;
 use super::super::super::copy::{Pace, open, read_checked};
-use super::super::super::plan::{SourceFile, modified};
+use super::super::super::plan::{SourceFile, Stamp};
 use super::super::super::session::Session;
 use super::super::super::{BackupError, Watcher};
 use super::super::blocks::{BLOCK, Hash, Hashes, PART, PIECE, differing, parts, put_data};
@@ -160,18 +160,19 @@ impl Crew<'_> {
         frames: &mut Vec<u8>,
     ) -> Result<Read, BackupError> {
         let Some((file, data)) = open(source)? else { return Ok(Read { gone: true, ..Read::default() }) };
-        let mut all = Read { modified: modified(&data), ..Read::default() };
+        let mut all = Read { modified: Stamp::of(&data).modified, ..Read::default() };
         let begin = task.part * PART;
         let end = source.size.min(begin + PART);
         while begin + all.count < end {
             let offset = begin + all.count;
             let wanted = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
             self.pace.spend(wanted as u64);
-            let read = read_checked(source, &file, &mut buffer[..wanted], offset, self.pages)?;
+            let (count, damaged) = read_checked(source, &file, &mut buffer[..wanted], offset, self.pages)?;
+            let bytes = &buffer[..count];
             let compared = (all.count as usize / BLOCK).min(task.theirs.len());
-            for (at, length) in differing(&buffer[..read.count], &task.theirs[compared..]) {
-                let bytes = &buffer[at..at + length];
-                put_data(frames, task.file, offset + at as u64, bytes, &self.method)
+            for (at, length) in differing(bytes, &task.theirs[compared..]) {
+                let changed = &bytes[at..at + length];
+                put_data(frames, task.file, offset + at as u64, changed, &self.method)
                     .map_err(BackupError::io("compress", &source.file))?;
                 self.changed.fetch_add(length as u64, Ordering::Relaxed);
                 all.changed = true;
@@ -179,11 +180,11 @@ impl Crew<'_> {
             if frames.len() >= SEND_AT {
                 self.send(frames)?;
             }
-            all.crc = crc32c::crc32c_combine(all.crc, read.crc, read.count);
-            all.count += read.count as u64;
-            all.damaged.extend(read.damaged);
-            self.watcher.advance(read.count as u64);
-            if read.count < wanted {
+            all.crc = crc32c::crc32c_combine(all.crc, crc32c::crc32c(bytes), count);
+            all.count += count as u64;
+            all.damaged.extend(damaged);
+            self.watcher.advance(count as u64);
+            if count < wanted {
                 // It was truncated meanwhile, and WAL says so too.
                 break;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::super::BackupError;
 use super::super::super::manifest::WalRange;
-use super::super::super::plan::{SourceFile, modified};
+use super::super::super::plan::{SourceFile, Stamp};
 use super::super::super::session::Session;
 use super::super::super::take::open;
 use super::super::super::wal;
@@ -115,7 +115,7 @@ fn file(folder: &Path, name: &str) -> Result<SourceFile, BackupError> {
         Ok(data) => Ok(SourceFile {
             path: format!("pg_wal/{name}"),
             size: data.len(),
-            modified: modified(&data),
+            stamp: Stamp::of(&data),
             first_block: None,
             file,
         }),

@@ -154,12 +154,16 @@ mod tests {
             state,
             checkpoint: Lsn(checkpoint),
             redo: Lsn(checkpoint),
+            checkpoint_time: 0,
             checkpoint_timeline: TimelineId(timeline),
             min_recovery_point: Lsn(0),
             min_recovery_timeline: TimelineId(0),
             segment_size: SegmentSize::new(16 << 20).expect("because it is a usual size"),
             wal_block_size: 8192,
             checksums: true,
+            backup_start: Lsn(0),
+            wal_log_hints: false,
+            marked: false,
         }
     }
 

@@ -1,0 +1,5 @@
+//! `pitr-restore`: plans and makes restores to a point in time.
+
+fn main() -> std::process::ExitCode {
+    pgwarm::cli::run::main("pitr-restore", pgwarm::cli::pitr_restore::run)
+}

@@ -1,0 +1,80 @@
+//! `cluster-monitor events`: what happened, the newest last.
+
+use std::sync::Arc;
+
+use clap::ArgMatches;
+
+use super::{print_json, records};
+use crate::cli::output::{self, Align, Cell, Palette, Table, Tone};
+use crate::cli::run::Context;
+use crate::error::{Class, Failure};
+use crate::monitor::gather::gather;
+use crate::monitor::records::{Kept, Records};
+use crate::monitor::tide::Tide;
+use crate::monitor::view::View;
+
+/// How many events are shown when nothing else is said.
+const LIMIT: u32 = 20;
+
+/// Runs it.
+pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
+    let config = Arc::new(context.config.clone());
+    let view = gather(&config).view(&config, &Tide::new(2));
+    let mut records = anywhere(context, &view)?;
+    let word = |name: &str| arguments.get_one::<String>(name).map(String::as_str);
+    let limit = arguments.get_one::<u32>("limit").copied().unwrap_or(LIMIT);
+    let events = records.events(word("node"), word("event"), i64::from(limit))?;
+    if context.json {
+        print_json(&events)?;
+        return Ok(0);
+    }
+    let columns = [
+        ("time", Align::Left),
+        ("node", Align::Left),
+        ("event", Align::Left),
+        ("", Align::Left),
+        ("seen by", Align::Left),
+        ("details", Align::Left),
+    ];
+    let mut table = Table::new(Palette::of_stdout(), &columns);
+    for event in events.iter().rev() {
+        table.row(row(event));
+    }
+    output::print(&if events.is_empty() { "no events\n".to_owned() } else { table.to_string() })?;
+    Ok(0)
+}
+
+fn row(event: &Kept) -> [Cell; 6] {
+    let (tone, word) = if event.successful { (Tone::Good, "ok") } else { (Tone::Bad, "bad") };
+    [
+        event.time.as_str().into(),
+        event.node.as_str().into(),
+        event.event.as_str().into(),
+        Cell::toned(tone, word),
+        event.observer.as_str().into(),
+        event.details.as_str().into(),
+    ]
+}
+
+/// Events are read on the primary, and where none answers on any standby: it has a copy.
+fn anywhere(context: &Context, view: &View) -> Result<Records, Failure> {
+    if view.primary.is_some() {
+        return records(&context.config, view);
+    }
+    let conninfos = view
+        .nodes
+        .iter()
+        .filter(|node| node.state == "running")
+        .filter_map(|node| context.config.node(&node.name)?.conninfo.as_deref());
+    let mut last = None;
+    for conninfo in conninfos {
+        match Records::open(conninfo, super::PATIENCE, "cluster-monitor") {
+            Ok(records) => return Ok(records),
+            Err(error) => last = Some(Failure::from(error)),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        Failure::new(Class::Postgres, "no node answers, so nobody can be asked what happened")
+            .hinted("Run 'cluster-monitor status' to see what each of them says.")
+    }))
+}

@@ -1,0 +1,163 @@
+//! `cluster-monitor`: status, lag, events and registrations of the cluster, by hand and as a daemon.
+//!
+//! Exit codes of `status`, `lag` and `node`: 0 all is well; 1 something is a warning or could not be found out; 20
+//! something is critical. With `--nagios` those of a monitoring plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+//! `--json` prints the picture of the cluster ([`crate::monitor::view::View`] with `level` and `findings`), the events,
+//! or the plan of a registration; its schema is `etc/cluster-monitor.schema.json`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use serde::Serialize;
+
+use super::output;
+use super::run::{self, Context};
+use crate::cluster::check::{Finding, Level};
+use crate::config::{Config, Node};
+use crate::error::{Class, Failure};
+use crate::monitor::gather::{Gathered, gather};
+use crate::monitor::judge::{Limits, Picture, judge};
+use crate::monitor::records::Records;
+use crate::monitor::tide::Tide;
+use crate::monitor::view::View;
+
+pub mod arguments;
+mod daemon;
+mod events;
+mod lag;
+mod matrix;
+mod node;
+mod registration;
+mod status;
+mod upkeep;
+
+/// How many positions of the primary a command remembers.
+const POSITIONS_MAX: usize = 5000;
+
+/// How long one statement of a command may take on the primary.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The whole `main`: what keeps a monitoring plugin from being asked at all is an answer in its own terms, too.
+pub fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    let nagios = words.iter().any(|word| word == "--nagios");
+    let code = run::main_from("cluster-monitor", words.into_iter(), run);
+    if !nagios || code <= Level::Unknown.nagios_code() {
+        return ExitCode::from(code);
+    }
+    // A plugin is read by its standard output; that nothing can be written there changes nothing of the answer.
+    let _ = output::print(&format!("PGWARM UNKNOWN - cluster-monitor ended with exit code {code}; run it by hand\n"));
+    ExitCode::from(Level::Unknown.nagios_code())
+}
+
+/// Runs the program.
+pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
+    let word = |name: &str| arguments.get_one::<String>(name).map(String::as_str);
+    let what = word("what");
+    match (word("job").unwrap_or_default(), what) {
+        ("run", None) => daemon::run(context),
+        ("status", None) => status::run(context),
+        ("lag", None) => lag::run(context),
+        ("events", None) => events::run(arguments, context),
+        ("matrix", None) => matrix::run(arguments, context),
+        ("node", None | Some("check")) => node::run(arguments, context),
+        ("register", _) => registration::register(arguments, context, what),
+        ("unregister", None) => registration::unregister(arguments, context),
+        // repmgr puts the noun first.
+        (noun @ ("primary" | "standby" | "dr" | "witness"), Some("register")) => {
+            registration::register(arguments, context, Some(noun))
+        }
+        ("primary" | "standby" | "dr" | "witness", Some("unregister")) => registration::unregister(arguments, context),
+        ("pause", None) => upkeep::pause(arguments, context),
+        ("resume", None) => upkeep::resume(context),
+        ("cleanup", None) => upkeep::clean_up(arguments, context),
+        ("schema", None) => upkeep::schema(context),
+        (job, _) => {
+            let said = what.map(|what| format!(" {what}")).unwrap_or_default();
+            Err(Failure::new(Class::Usage, format!("'{job}{said}' is nothing that can be done"))
+                .hinted("Run 'cluster-monitor --help' to see how it is called."))
+        }
+    }
+}
+
+/// The picture with its judgement, as a command makes it.
+struct Judged {
+    view: View,
+    /// The worst level of all findings.
+    level: Level,
+    /// Every finding, also the good ones.
+    findings: Vec<Finding>,
+}
+
+impl Judged {
+    /// Looks at everything once, and judges it.
+    fn now(config: &Arc<Config>) -> Judged {
+        let gathered = gather(config);
+        let view = gathered.view(config, &tide(config, &gathered));
+        // A command looks once, so what does not answer now is gone now.
+        let limits = Limits { check: &config.check, lost_after: Duration::ZERO, reports_every: config.monitor.history };
+        let findings = judge(&view, &limits);
+        let level = Level::worst(findings.iter().map(|finding| finding.level));
+        Judged { view, level, findings }
+    }
+
+    fn picture(&self) -> Picture<'_> {
+        Picture { view: &self.view, level: self.level, findings: &self.findings }
+    }
+
+    fn code(&self) -> u8 {
+        match self.level {
+            Level::Ok => 0,
+            Level::Warning | Level::Unknown => Class::Absent.code(),
+            Level::Critical => Class::Refused.code(),
+        }
+    }
+}
+
+/// Where the primary was when, as the database remembers it; nothing where it cannot be asked in time.
+fn tide(config: &Config, gathered: &Gathered) -> Tide {
+    let mut tide = Tide::new(POSITIONS_MAX);
+    let view = gathered.view(config, &tide);
+    let remembered =
+        view.primary.as_deref().and_then(|name| config.node(name)?.conninfo.as_deref()).and_then(|conninfo| {
+            let records = Records::open(conninfo, config.monitor.deadline, "cluster-monitor");
+            records.and_then(|mut records| records.positions()).ok()
+        });
+    for (at, lsn) in remembered.unwrap_or_default() {
+        tide.note(at, lsn);
+    }
+    if let Some(reference) = view.reference.filter(|reference| reference.live) {
+        tide.note(gathered.at, reference.lsn);
+    }
+    tide
+}
+
+/// The node that the command is about.
+fn wanted<'a>(arguments: &ArgMatches, config: &'a Config) -> Result<&'a Node, Failure> {
+    match arguments.get_one::<String>("node") {
+        None => Ok(config.own()),
+        Some(name) => config.node(name).ok_or_else(|| {
+            let names: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+            Failure::new(Class::Usage, format!("there is no node '{name}'"))
+                .hinted(format!("The configuration knows {}.", names.join(", ")))
+        }),
+    }
+}
+
+/// A way to write: the primary that the picture shows.
+fn records(config: &Config, view: &View) -> Result<Records, Failure> {
+    let conninfo = view.primary.as_deref().and_then(|name| config.node(name)?.conninfo.as_deref());
+    let conninfo = conninfo.ok_or_else(|| {
+        Failure::new(Class::Postgres, "no node answers as the primary, and what is to be written is kept there")
+            .hinted("Run 'cluster-monitor status' to see which nodes answer.")
+    })?;
+    Ok(Records::open(conninfo, PATIENCE, "cluster-monitor")?)
+}
+
+/// Prints plain data as JSON.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value).expect("because plain data has no reason not to become JSON");
+    output::print(&format!("{json}\n"))
+}

@@ -1,0 +1,91 @@
+//! What this node's daemon, or whoever asks without one, says of this node: its archive, its queues, its last drill.
+//!
+//! Everything here touches disks, which may hang; so it runs in a thread of its own, and whoever waits for it waits for
+//! a bounded time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, SystemTime};
+
+use super::archive_watch;
+use super::report::{ArchiveState, QueueState, Report};
+use crate::archive::places::{Site, Sites};
+use crate::archive::queue::{self, Queue};
+use crate::archive::spool::Spool;
+use crate::config::Config;
+use crate::error::Failure;
+
+/// Looks at this node's files, and remembers what costs much to find out.
+pub struct Surveyor {
+    config: Arc<Config>,
+    site: Option<Arc<Site>>,
+    known: Option<ArchiveState>,
+}
+
+impl Surveyor {
+    /// Nothing is looked at yet.
+    pub fn new(config: &Arc<Config>) -> Surveyor {
+        let site = Sites::new(config).get(&config.local.node).cloned();
+        Surveyor { config: Arc::clone(config), site, known: None }
+    }
+
+    /// The report as things are now. `stock`: list the archive whole; else only follow its end.
+    pub fn report(&mut self, stock: bool) -> Report {
+        let archive = self.site.clone().map(|site| self.archive(&site, stock));
+        let free = self.site.as_ref().and_then(|site| free_percent(site));
+        Report {
+            pgwarm: env!("CARGO_PKG_VERSION").to_owned(),
+            archive,
+            queues: queues(&Spool::new(&self.config.local.spool)),
+            archive_free: free,
+            drill: None,
+        }
+    }
+
+    fn archive(&mut self, site: &Site, stock: bool) -> Result<ArchiveState, String> {
+        let looked = match self.known.as_mut().filter(|known| !stock && known.tip.is_some()) {
+            Some(known) => archive_watch::follow(site, known).map(|()| known.clone()),
+            None => archive_watch::take_stock(site),
+        };
+        match looked {
+            Ok(state) => {
+                self.known = Some(state.clone());
+                Ok(state)
+            }
+            Err(error) => {
+                // A volume that is mounted again is opened anew.
+                site.close();
+                Err(Failure::from(error).message)
+            }
+        }
+    }
+}
+
+fn free_percent(site: &Site) -> Option<f64> {
+    let space = site.opened()?.store.space().ok()?;
+    (space.total > 0).then(|| space.free as f64 * 100.0 / space.total as f64)
+}
+
+fn queues(spool: &Spool) -> BTreeMap<String, QueueState> {
+    let nodes = queue::nodes(spool).unwrap_or_default();
+    let state = |node: String| {
+        let contents = Queue::new(spool, &node).contents().ok()?;
+        let age = contents.oldest.and_then(|oldest| SystemTime::now().duration_since(oldest).ok());
+        let oldest_age = age.map(|age| age.as_secs_f64());
+        Some((node, QueueState { files: contents.count, bytes: contents.bytes, oldest_age }))
+    };
+    nodes.into_iter().filter_map(state).collect()
+}
+
+/// The report, if it can be had in so long.
+pub fn report_within(config: &Arc<Config>, patience: Duration) -> Option<Report> {
+    let config = Arc::clone(config);
+    let (tell, hear) = channel();
+    // Where a disk hangs the thread is left behind; it ends with the program.
+    std::thread::spawn(move || {
+        // Nobody listens any more where it took too long.
+        let _ = tell.send(Surveyor::new(&config).report(true));
+    });
+    hear.recv_timeout(patience).ok()
+}
