@@ -1,4 +1,5 @@
-//! `pitr-restore` on real servers: every kind of target compared with what was committed there, timelines, holes, kills.
+//! `pitr-restore` on real servers: every kind of target compared with what was committed there, timelines, holes,
+//! kills.
 
 mod support;
 

@@ -112,6 +112,11 @@ fn a_backup_or_a_new_copy_ends_the_ladder() {
     let mut scene = pair();
     scene.layout.program("alpha", "base-backup").arg("take").run().expect_ok();
     split(&mut scene, Stop::Fast);
+    // Until the segment of the fork is archived on the new timeline, a recovery would take the old one's.
+    scene.refused("alpha", &["--rejoin", "--rung", "restore"], "in which the primary's timeline begins");
+    let segment = scene.server("beta").switch_wal();
+    let stored = scene.archive().join("wal").join(&segment[..16]).join(format!("{segment}.zst"));
+    support::wait_until(support::PATIENCE, "it is archived", || stored.exists());
     scene.refused("alpha", &["--rejoin", "--rung", "follow"], "follow: the data hold changes beyond");
     let done = scene.json("alpha", &["--rejoin", "--rung", "restore"]);
     assert_eq!(done["steps"][1]["delta"], true, "{done:#}");

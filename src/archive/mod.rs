@@ -1,7 +1,8 @@
 //! The life of a WAL segment: pushed by the primary, fetched by a standby, relayed to dr nodes, expired at last.
 //!
 //! Reading order: [`layout`] says where a file stands in an archive, [`identity`] whose archive it is, [`spool`] what
-//! this machine keeps beside it, [`claims`] who may begin a timeline in it. [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
+//! this machine keeps beside it, [`claims`] who may begin a timeline in it.
+//! [`push`] is `archive_command`, [`fetch`] is `restore_command`, [`relay`] carries on,
 //! [`expire`] removes; [`audit`] says whether what is there is whole: [`survey`], [`continuity`], [`verify`],
 //! [`window`], [`copies`]; [`drills`] keeps what restores have proven. The [`worker`] does the first two ahead of time
 //! with the same code.

@@ -103,7 +103,7 @@ pub fn relay_wal() -> Command {
 
 /// `base-backup`: the word first, then what it needs.
 pub fn base_backup() -> Command {
-    configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
+    let command = configured("base-backup", "Takes base backups into an archive, lists, verifies, restores and expires them")
         .override_usage(
             "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
              [--note KEY=VALUE] [--keep-it]\n       \
@@ -153,6 +153,14 @@ pub fn base_backup() -> Command {
                 .value_name("LABEL")
                 .requires("incremental"),
         )
+        .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
+        .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500));
+    into_directories(command)
+}
+
+/// What restores and copies of `base-backup` share: where they write, and what they leave or give up there.
+fn into_directories(command: Command) -> Command {
+    command
         .arg(path("wal-dir", "restore, take --to: make pg_wal a link to DIR").long("wal-dir").value_name("DIR"))
         .arg(flag("delta", "restore: overwrite an older state of the same system with what differs"))
         .arg(flag("drop-wal", "restore, take --to: give up WAL that lies only in the older state's pg_wal"))
@@ -175,8 +183,6 @@ pub fn base_backup() -> Command {
         )
         .arg(flag("copy-wal", "take --to: send the WAL that the copy needs too, whatever is archived"))
         .arg(flag("keep-config", "take --to: let the node keep its own files of settings where it has them"))
-        .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
-        .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500))
 }
 
 /// `trigger-failover`: makes this node the primary.

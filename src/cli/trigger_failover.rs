@@ -1,8 +1,8 @@
 //! `trigger-failover`: makes this standby the primary, or says by which rule it does not.
 //!
 //! `--json` prints, at the end, a [`Report`]; with `--dry-run`
-//! `{"format":1,"verdict":{…},"observation":{…},"lost":{…}|null}`. Times carry their offset, positions are as PostgreSQL
-//! writes them. A refusal is no JSON: it is the error of the program, and its exit code is 20.
+//! `{"format":1,"verdict":{…},"observation":{…},"lost":{…}|null}`. Times carry their offset, positions are as
+//! PostgreSQL writes them. A refusal is no JSON: it is the error of the program, and its exit code is 20.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;

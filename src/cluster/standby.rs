@@ -2,9 +2,9 @@
 //!
 //! Reading order: [`request`] is what is wanted, [`facts`] what is known and [`observe`] how; [`plan`] leads from both
 //! to [`step`]s, without touching anything; [`act`] takes them, one after the other, in the [`journal`], so that a run
-//! that was killed is taken up again; [`run`] is the whole story. [`copy`] brings the data, [`settings`] and [`configuration`] say what the server
-//! is told, [`proof`] waits until it works. [`lineage`] knows whether one server can follow another; [`rejoin`] brings
-//! back a former primary.
+//! that was killed is taken up again; [`run`] is the whole story. [`copy`] brings the data, [`settings`] and
+//! [`configuration`] say what the server is told, [`proof`] waits until it works. [`lineage`] knows whether one server
+//! can follow another; [`rejoin`] brings back a former primary.
 
 pub mod act;
 pub mod ask;

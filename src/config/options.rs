@@ -131,7 +131,7 @@ pub const OPTIONS: &[Row] = &[
     row("backup", "keep", Number(0, 10_000), Is("0"), Both, "Keeps so many backups when 'base-backup expire' runs; 0: no number."),
     row("backup", "keep_days", Number(0, 36_500), Is("0"), Both, "Keeps what restores to any time of so many days; 0: no number."),
 
-    row("failover", "fence", Words, Nothing, Both, "Makes sure that a node is stopped; gets its name as the last word, and only exit code 0 proves it."),
+    row("failover", "fence", Words, Nothing, Both, "Stops a node for certain; gets its name as the last word; only exit code 0 proves it."),
     row("failover", "fence_deadline", Time("1s", "1h"), Is("30s"), Both, "Ends the fence after so long; then nothing is proven."),
     row("failover", "action", Words, Nothing, Both, "Runs on the new primary at the end, such as moving an address; must return 0."),
     row("failover", "action_deadline", Time("1s", "1h"), Is("1min"), Both, "Ends the action after so long."),

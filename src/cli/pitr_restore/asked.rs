@@ -102,7 +102,11 @@ fn along(text: &str) -> Result<Along, Failure> {
 
 /// Reads a time. One without an offset could mean any of a day's hours, so it is refused.
 fn moment(text: &str) -> Result<DateTime<Utc>, Failure> {
-    let plain = text.trim().replacen('T', " ", 1);
+    let mut plain = text.trim().to_owned();
+    // Between date and time only: "UTC" has one as well.
+    if plain.as_bytes().get(10) == Some(&b'T') {
+        plain.replace_range(10..11, " ");
+    }
     let plain = match plain.strip_suffix("UTC").or(plain.strip_suffix(['Z', 'z'])) {
         Some(rest) => format!("{}+00:00", rest.trim_end()),
         // "12:00:00 +01" as well as "12:00:00+01".

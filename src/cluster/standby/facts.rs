@@ -210,4 +210,7 @@ pub struct Backup {
     pub size: u64,
     /// Its tablespaces.
     pub spaces: BTreeMap<u32, PathBuf>,
+    /// The segment of a later fork that no archive holds on the new timeline: a recovery would read the old one's, and
+    /// so what nobody else has.
+    pub lacks: Option<SegmentName>,
 }

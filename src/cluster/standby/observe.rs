@@ -13,8 +13,8 @@ use super::configuration::{Set, configuration_set};
 use super::facts::{Activity, Backup, Data, Directory, Facts, Own, Reads, There, Upstream};
 use super::request::{Job, Request, Source};
 use super::settings::Commands;
-use crate::archive::hole;
 use crate::archive::places::{Archive, Site, Sites};
+use crate::archive::{holdings, hole};
 use crate::backup::catalog::{self, Description, Label};
 use crate::backup::restore::MARK;
 use crate::config::{Config, Node, NodeKind};
@@ -24,7 +24,7 @@ use crate::postgres::local_wal::{self, LocalWal};
 use crate::postgres::own_settings;
 use crate::postgres::server::{Server, Status};
 use crate::postgres::settings::Settings;
-use crate::wal::{Lsn, TimelineHistory, TimelineId};
+use crate::wal::{Lsn, SegmentName, TimelineHistory, TimelineId};
 
 /// Whom to look at, and for what.
 #[derive(Clone, Copy)]
@@ -50,7 +50,10 @@ impl Look<'_> {
             Job::Make(Source::Node(name)) => Some(self.server(self.named(name)?)?),
             _ => None,
         };
-        let backup = self.backup(&archives)?;
+        let mut backup = self.backup(&archives)?;
+        if let (Some(backup), Some(upstream)) = (&mut backup, &upstream) {
+            backup.lacks = lacks(&archives, backup.timeline, upstream)?;
+        }
         let spaces = source.iter().map(|it| &it.spaces).chain(backup.iter().map(|it| &it.spaces));
         let spaces = spaces.chain(upstream.iter().map(|it| &it.spaces)).flat_map(|it| it.values().cloned());
         let spaces: BTreeSet<PathBuf> = spaces.chain(self.request.tablespaces.values().cloned()).collect();
@@ -235,6 +238,22 @@ fn history_of(
     Ok(None)
 }
 
+/// The first fork between a backup and a server whose segment no archive holds on the newer timeline.
+fn lacks(
+    archives: &[(Arc<Site>, Result<Archive, Failure>)],
+    from: TimelineId,
+    upstream: &Upstream,
+) -> Result<Option<SegmentName>, StandbyError> {
+    let Ok(history) = &upstream.history else { return Ok(None) };
+    let size = upstream.there.segment_size;
+    let forks = history.ancestors.iter().filter(|ancestor| ancestor.timeline >= from);
+    let numbers = forks.map(|ancestor| ancestor.switch_point.segment(size));
+    let names: Vec<SegmentName> =
+        numbers.map(|number| SegmentName::new(history.owner_of_segment(number, size), number, size)).collect();
+    let archives: Vec<Archive> = archives.iter().filter_map(|(_, archive)| archive.clone().ok()).collect();
+    Ok(holdings::missing(&archives, &names)?.into_iter().next())
+}
+
 fn find(archive: &Archive, label: Option<&str>) -> Result<Option<Description>, StandbyError> {
     let Some(label) = label else {
         return Ok(catalog::whole(archive)?.into_iter().rfind(|it| it.damaged_pages.is_empty()));
@@ -259,6 +278,7 @@ fn describe(place: &str, found: &Description) -> Result<Backup, StandbyError> {
         stop: found.stop_lsn,
         size: found.size,
         spaces: found.tablespaces.iter().map(|it| (it.oid, PathBuf::from(&it.location))).collect(),
+        lacks: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Where a new copy goes: into the data directory itself where nothing is there, else beside it, to take its place when
-//! it is whole; tablespaces likewise. A backup goes over an old copy of the same cluster, where only the differences are
-//! written, unless the old one is to be kept.
+//! it is whole; tablespaces likewise. A backup goes over an old copy of the same cluster, where only the differences
+//! are written, unless the old one is to be kept.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,13 @@ fn origin<'a>(source: &Source, facts: &'a Facts) -> Result<(SystemId, u64, &'a B
     match source {
         Source::Archive { .. } => {
             let backup = facts.backup.as_ref().ok_or_else(no_backup)?;
+            if let Some(segment) = backup.lacks {
+                return Err(StandbyError::refused(
+                    format!("no archive has '{segment}' yet, in which the primary's timeline begins"),
+                    "Without it a recovery would go on along the old timeline: end that segment with 'SELECT \
+                     pg_switch_wal()' on the primary, and run this again when it is archived.",
+                ));
+            }
             Ok((backup.system_id, backup.size, &backup.spaces))
         }
         Source::Node(node) => {

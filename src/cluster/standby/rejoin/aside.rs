@@ -1,8 +1,8 @@
 //! Keeps the WAL that the new primary never had: copied into the spool, durably, with a summary, before anything is
 //! taken back.
 //!
-//! `divergent/<timeline>-<position>/` holds the segments as they are, the histories, and `summary.json`, written last: a
-//! folder without it is half made, and made again. Nothing here is ever removed by us; what is in there is for a
+//! `divergent/<timeline>-<position>/` holds the segments as they are, the histories, and `summary.json`, written last:
+//! a folder without it is half made, and made again. Nothing here is ever removed by us; what is in there is for a
 //! person, who reads it with `pg_waldump`.
 
 use std::collections::BTreeSet;

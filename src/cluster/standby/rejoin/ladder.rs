@@ -1,7 +1,7 @@
 //! The ways back for a former primary, cheapest first, and which of them are open. Pure.
 //!
-//! Follow, follow with WAL of the archives, rewind, rewind with WAL of the archives, restore a backup, copy the primary.
-//! A rung that is closed says why; the first open one is taken. Nothing here changes anything.
+//! Follow, follow with WAL of the archives, rewind, rewind with WAL of the archives, restore a backup, copy the
+//! primary. A rung that is closed says why; the first open one is taken. Nothing here changes anything.
 
 use std::fmt;
 

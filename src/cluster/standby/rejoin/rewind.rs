@@ -166,8 +166,8 @@ impl Rewind<'_> {
         durable::replace(&to, &control).map_err(StandbyError::io("write", &to))
     }
 
-    /// The files in the data directory that say how this node's server is run: `pg_rewind` replaces them by those of the
-    /// primary.
+    /// The files in the data directory that say how this node's server is run: `pg_rewind` replaces them by those of
+    /// the primary.
     fn settings_files(&self) -> Result<Vec<PathBuf>, StandbyError> {
         let pgdata = self.server.pgdata();
         let mut found = Vec::new();
@@ -220,8 +220,8 @@ impl Rewind<'_> {
     }
 }
 
-/// Brings the data of a crashed primary to a clean end, as `pg_rewind` wants them: a single-user server recovers, writes
-/// a shutdown checkpoint and ends. It keeps every segment, for the rewind still reads them.
+/// Brings the data of a crashed primary to a clean end, as `pg_rewind` wants them: a single-user server recovers,
+/// writes a shutdown checkpoint and ends. It keeps every segment, for the rewind still reads them.
 pub fn recover(config: &Config, server: &Server) -> Result<(), StandbyError> {
     let pgdata = server.pgdata();
     if ControlFile::read(pgdata)?.state.is_clean() {

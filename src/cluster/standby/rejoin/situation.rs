@@ -182,6 +182,9 @@ impl Wanted<'_> {
         if !history.contains(backup.timeline) || left.is_some_and(|left| backup.stop > left) {
             return Some(format!("backup '{}' ended beyond the fork, on timeline {}", backup.label, backup.timeline));
         }
+        if let Some(segment) = backup.lacks {
+            return Some(format!("no archive has '{segment}' yet, in which the primary's timeline begins"));
+        }
         if self.upstream_reaches(backup.stop) {
             return None;
         }

@@ -1,3 +1,5 @@
+//! Every rung, closed and open, from facts made up here.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,8 +44,8 @@ fn there() -> There {
     }
 }
 
-fn facts() -> Facts {
-    let control = ControlFile {
+fn control() -> ControlFile {
+    ControlFile {
         system_id: SystemId(7),
         control_version: 1300,
         catalog_version: 0,
@@ -61,9 +63,12 @@ fn facts() -> Facts {
         segment_size: SegmentSize::DEFAULT,
         wal_block_size: 8192,
         checksums: false,
-    };
+    }
+}
+
+fn facts() -> Facts {
     let data = Data {
-        control,
+        control: control(),
         history: Some(TimelineHistory::first()),
         signal: None,
         label: false,
@@ -107,6 +112,7 @@ fn facts() -> Facts {
             stop: Lsn(0x300_0000),
             size: 2 << 30,
             spaces: BTreeMap::new(),
+            lacks: None,
         }),
         archives: vec![("db1".to_owned(), Ok(SystemId(7)))],
         commands: Commands { restore: Some("restore-wal %f %p".to_owned()), cleanup: None, archive: None },
