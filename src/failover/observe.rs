@@ -17,7 +17,9 @@ use chrono::Local;
 
 use super::observation::{Fact, Fenced, Holder, Observation, Other, View};
 use crate::archive::places::{Site, Sites};
+use crate::cluster::standby::configuration::{Set, configuration_set};
 use crate::config::{Config, Node, NodeKind};
+use crate::error::Failure;
 
 pub use tail::{Tail, end_of_wal};
 
@@ -155,7 +157,9 @@ impl Observer {
     fn missing(&self) -> Vec<String> {
         let program = self.config.failover.action.first();
         let absent = program.filter(|program| program.starts_with('/') && !std::path::Path::new(program).is_file());
-        absent.map(|program| format!("failover.action names '{program}', which is no file")).into_iter().collect()
+        let action = absent.map(|program| format!("failover.action names '{program}', which is no file"));
+        let set = configuration_set(&self.config, Set::Failover).err().map(|error| Failure::from(error).message);
+        action.into_iter().chain(set).collect()
     }
 }
 

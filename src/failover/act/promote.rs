@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Next, Scene};
 use crate::archive::shipping;
 use crate::archive::spool::remove_if_there;
+use crate::cluster::standby::configuration::{Set, configuration_set};
 use crate::error::{Class, Failure};
 use crate::failover::journal::{Entry, Journal};
 use crate::failover::observe::view;
@@ -12,6 +13,7 @@ use crate::failover::plan::Step;
 use crate::failover::rules::{Intent, Policy};
 use crate::postgres::connection::{Connection, Statement};
 use crate::postgres::facts::column;
+use crate::postgres::own_settings;
 use crate::postgres::server::Status;
 use crate::system::clock::Deadline;
 use crate::system::durable;
@@ -105,8 +107,19 @@ pub fn promote(scene: &Scene<'_>, policy: &Policy) -> Result<Next, Failure> {
 }
 
 /// Installs the settings of a primary.
-pub fn configure(_scene: &Scene<'_>) -> Result<Next, Failure> {
-    Ok(Next::Go("there are none of their own".to_owned()))
+///
+/// What a restart is needed for, and whether the files hold, the server says itself; `check-node` shows it.
+pub fn configure(scene: &Scene<'_>) -> Result<Next, Failure> {
+    let Some(set) = configuration_set(scene.config, Set::Failover)? else {
+        return Ok(Next::Go("there are none of their own".to_owned()));
+    };
+    let pgdata = scene.pgdata();
+    let mut own = own_settings::read(&pgdata)?;
+    own.extend(set.settings(&pgdata));
+    set.install(&pgdata)?;
+    own_settings::write(&pgdata, &own)?;
+    scene.server.reload()?;
+    Ok(Next::Go(format!("those of '{}'", set.folder().display())))
 }
 
 /// Waits until the server takes writes on the timeline that was claimed.
