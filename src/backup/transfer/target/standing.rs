@@ -156,7 +156,6 @@ mod tests {
             redo: Lsn(checkpoint),
             checkpoint_time: 0,
             checkpoint_timeline: TimelineId(timeline),
-            checkpoint_time: 0,
             min_recovery_point: Lsn(0),
             min_recovery_timeline: TimelineId(0),
             segment_size: SegmentSize::new(16 << 20).expect("because it is a usual size"),
