@@ -200,6 +200,8 @@ fn a_worker_that_is_killed_or_stands_still_costs_no_call() {
     scene.server.set("archive_command", "false").reload();
     let names: Vec<_> = (0..4).map(|_| scene.switch()).collect();
     send(first, Signal::KILL);
+    // While it dies it holds its lock, and the next call would do without a worker.
+    wait_until(PATIENCE, "it is gone", || !is_alive(first));
     scene.archive(&scene.wal(&names[0])).expect_ok();
     let second = running_worker(&scene);
     assert_ne!(first, second);
@@ -207,6 +209,7 @@ fn a_worker_that_is_killed_or_stands_still_costs_no_call() {
     let outcome = scene.archive(&scene.wal(&names[1])).expect_ok();
     assert!(outcome.took < Duration::from_secs(20), "{outcome}");
     send(second, Signal::KILL);
+    wait_until(PATIENCE, "it is gone", || !is_alive(second));
     // In the middle: the far end stands still, so the worker is at it when it dies.
     let third = {
         scene.archive(&scene.wal(&names[2])).expect_ok();
