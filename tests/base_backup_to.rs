@@ -216,11 +216,12 @@ fn a_copy_is_made_under_load_and_the_next_one_sends_what_differs() {
     let whole = number(&report, "/source/size");
     let before = content(&scene.beta.pgdata());
     let plan = json(&scene.run(&["--dry-run", "--json"]).expect_ok());
-    assert!(plan["range"].is_null() && number(&plan, "/source/changed") < whole / 4, "{plan:#}");
+    assert!(plan["range"].is_null() && number(&plan, "/source/changed") < whole / 2, "{plan:#}");
     assert!(number(&plan, "/target/removed") > 0 && before == content(&scene.beta.pgdata()), "{plan:#}");
     let report = scene.copy(&[]);
     assert_eq!(report["base"], "delta");
-    assert!(number(&report, "/source/changed") < whole / 4, "{report:#}");
+    // The load, hint bits and autovacuum have touched most pages of one table.
+    assert!(number(&report, "/source/changed") < whole / 2, "{report:#}");
     assert!(number(&report, "/source/travelled") < whole / 20, "{report:#}");
     assert!(!scene.beta.pgdata().join("base/stray").exists() && number(&report, "/target/removed") > 0);
     // Without being told again, tablespace and WAL stay where the old copy had them.
