@@ -12,7 +12,9 @@ use crate::store::Published;
 
 /// Finds an unfinished backup of the same kind to go on with, and what it holds; or takes a new label.
 pub fn take(archive: &Archive, claim: &Claim) -> Result<(Label, Index), BackupError> {
-    for found in catalog::list(archive)?.into_iter().rev() {
+    let known = catalog::list(archive)?;
+    let newest = known.iter().filter_map(|found| found.label().time()).max();
+    for found in known.into_iter().rev() {
         let Found::Unfinished(label) = found else { continue };
         let Some(theirs) = catalog::claim(archive, &label)? else { continue };
         if (Claim { at: claim.at.clone(), ..theirs }) == *claim {
@@ -24,8 +26,8 @@ pub fn take(archive: &Archive, claim: &Claim) -> Result<(Label, Index), BackupEr
     }
     let payload = plain(catalog::to_json(claim));
     let kind = if claim.parent.is_some() { Kind::Incremental } else { Kind::Full };
-    // A child is younger than its parent, also by its label, and also where the clock was set back.
-    let after = claim.parent.as_ref().and_then(Label::time).map(|time| time + Duration::from_secs(1));
+    // The order of labels is that in which backups began, also within a second and where the clock was set back.
+    let after = newest.map(|time| time + Duration::from_secs(1));
     let mut at = Utc::now().max(after.unwrap_or_default());
     loop {
         let label = Label::new(kind, at);

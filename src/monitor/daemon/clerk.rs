@@ -34,6 +34,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 /// How long a lock is held that says who told of an event: longer than others need to see the same.
 const LOCK_HELD: Duration = Duration::from_secs(30);
 
+/// How long an event waits to be written down before it is told all the same, while a primary is there.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+
 /// So many jobs wait at most, and so many events while there is no primary.
 const WAITING_MAX: usize = 1000;
 
@@ -118,6 +121,8 @@ struct Waiting {
     event: Box<Event>,
     /// True for a change of a state.
     change: bool,
+    /// Nobody was told yet; whoever writes it down first tells of it, and after this nobody waits for that any more.
+    untold: Option<Deadline>,
 }
 
 /// What the thread knows.
@@ -167,7 +172,7 @@ impl Desk {
             Job::Tell(event) => self.tell_change(event),
             Job::Record(event) => {
                 self.cry(&event);
-                self.keep(Waiting { event, change: false });
+                self.keep(Waiting { event, change: false, untold: None });
             }
             Job::Lag { view, node, report } => self.lag(&view, &node, report.as_deref()),
             Job::Register { row, create, event } => self.register(&row, create, event),
@@ -243,19 +248,24 @@ impl Desk {
         let mut told = false;
         while let Some(waiting) = self.waiting.pop_front() {
             let written = self.write(|records| {
-                let written = match waiting.change {
-                    true => records.catch_up(&waiting.event),
-                    false => records.record(&waiting.event),
+                let written = match (waiting.change, waiting.untold) {
+                    (true, Some(_)) => records.tell(&waiting.event),
+                    (true, None) => records.catch_up(&waiting.event).map(|()| false),
+                    (false, _) => records.record(&waiting.event).map(|()| false),
                 };
                 // What the server will never take must not hold up what comes after it.
                 let refused = matches!(written, Err(PostgresError::Query { .. }));
                 written
                     .inspect_err(|error| log::warn!("{error}"))
-                    .or_else(|error| if refused { Ok(()) } else { Err(error) })
+                    .or_else(|error| if refused { Ok(false) } else { Err(error) })
             });
-            if written.is_none() {
+            let Some(news) = written else {
                 self.waiting.push_front(waiting);
+                self.tell_unwritten();
                 return;
+            };
+            if news {
+                self.cry(&waiting.event);
             }
             told = true;
         }
@@ -284,10 +294,26 @@ impl Desk {
             }
             return;
         }
-        if self.is_ours(&event) {
-            self.cry(&event);
-            self.keep(Waiting { event, change: true });
-        }
+        self.keep(Waiting { event, change: true, untold: Some(Deadline::after(WRITTEN_WITHIN)) });
+    }
+
+    /// Tells of what cannot be written down: at once where there is no primary, else after a while, for a primary that
+    /// this daemon cannot write to may take it from another.
+    fn tell_unwritten(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain_mut(|waiting| {
+            let due = waiting.untold.is_some_and(|until| self.primary.is_none() || until.expired());
+            if !due {
+                return true;
+            }
+            waiting.untold = None;
+            let ours = self.is_ours(&waiting.event);
+            if ours {
+                self.cry(&waiting.event);
+            }
+            ours
+        });
+        self.waiting = waiting;
     }
 
     fn keep(&mut self, waiting: Waiting) {
