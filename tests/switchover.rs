@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use scene::{Scene, refused};
-use support::{PATIENCE, Server, wait_until};
+use support::{PATIENCE, Server, wait_for, wait_until};
 
 /// Writes into whichever of two servers takes it, until told to stop. How many rows were acknowledged.
 fn load(servers: [&Server; 2], stop: &Arc<AtomicBool>, acknowledged: &Arc<AtomicU64>) -> thread::JoinHandle<()> {
@@ -86,7 +86,11 @@ fn the_driver_may_be_killed_anywhere() {
         }
         lines = scene.journal("beta").lines().count().max(lines) + 3;
     }
-    let last = scene.trigger("beta", &["--switchover"]);
+    // A try that was taken back restarted the primary; until the standby streams again, the next one is refused.
+    let last = wait_for(PATIENCE, "a switchover that is not too early", || {
+        let outcome = scene.trigger("beta", &["--switchover"]);
+        (scene::rule(&outcome).as_deref() != Some("not-streaming")).then_some(outcome)
+    });
     assert!(last.code == Some(0) || scene::rule(&last).as_deref() == Some("already-primary"), "{last}");
     assert!(!scene.on("beta").in_recovery() && scene.on("alpha").in_recovery());
     scene.insert("beta", 5);
