@@ -26,6 +26,7 @@ use crate::config::{Config, PlaceWord};
 use crate::error::{Class, Explain, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::Encoding;
+use crate::system::reading::read_full;
 use crate::wal::segment::{Checker, Ending, Expected, SegmentReport};
 use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentSize, SystemId, WalName};
@@ -489,20 +490,6 @@ pub fn check_file(path: &Path, expected: Expected) -> Result<Option<SegmentRepor
         checker.feed(offset, &buffer[..count]).map_err(|error| wrong(error.to_string()))?;
         offset += count as u64;
     }
-}
-
-/// Fills the buffer as far as the source goes.
-fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 fn copy_text(

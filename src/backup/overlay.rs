@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use super::checksum::PAGE;
 use super::runs::Runs;
+use crate::system::reading::read_full;
 
 /// How much is put together at once, in bytes; whole pages.
 const CHUNK: usize = 256 << 10;
@@ -36,7 +37,7 @@ impl<R: Read> Overlay<R> {
         self.given = 0;
         let mut have = 0;
         if let Some(base) = &mut self.base {
-            have = read_whole(base, &mut self.chunk)?;
+            have = read_full(base, &mut self.chunk)?;
         }
         let mut held = [false; CHUNK / PAGE];
         held[..have / PAGE].fill(true);
@@ -72,20 +73,6 @@ impl<R: Read> Read for Overlay<R> {
         self.given += count;
         Ok(count)
     }
-}
-
-/// Fills the buffer as far as there is something.
-fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 fn wrong(words: String) -> io::Error {

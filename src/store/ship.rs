@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::path::ParsePathError;
 use super::{Encoding, Payload, Place, Published, Store, StoreError, StorePath};
+use crate::system::reading::read_full;
 
 /// How much is compared at once, in bytes.
 const COMPARE_SIZE: usize = 128 << 10;
@@ -119,29 +120,15 @@ fn same_content(existing: &StorePath, payload: &Payload, target: &dyn Store) -> 
     let (mut left, mut right) = (vec![0u8; COMPARE_SIZE], vec![0u8; COMPARE_SIZE]);
     let mut same = true;
     loop {
-        let count = fill(&mut *decoded, &mut right).map_err(theirs)?;
+        let count = read_full(&mut *decoded, &mut right).map_err(theirs)?;
         // A difference is no end: a file that turns out damaged further on is damaged, not in conflict.
         if same {
-            same = fill(&mut *ours, &mut left).map_err(source)? == count && left[..count] == right[..count];
+            same = read_full(&mut *ours, &mut left).map_err(source)? == count && left[..count] == right[..count];
         }
         if count < right.len() {
             return Ok(Some(same));
         }
     }
-}
-
-/// Reads until the buffer is full or the end is reached.
-fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// A reader that keeps its own error apart from what a decoder makes of it.

@@ -6,4 +6,5 @@ pub mod lock;
 pub mod logging;
 pub mod notify;
 pub mod process;
+pub mod reading;
 pub mod supervisor;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::{Copier, PIECE, whole_pages};
@@ -11,6 +10,7 @@ use crate::backup::blocks::BlockSum;
 use crate::backup::checksum::{PAGE, is_sound, unsound};
 use crate::backup::plan::SourceFile;
 use crate::backup::{BackupError, runs};
+use crate::system::reading::read_full_at;
 
 /// How often a page is read again before it counts as damaged.
 const AGAIN: u32 = 5;
@@ -149,7 +149,7 @@ pub fn read_checked(
     pages: bool,
 ) -> Result<(usize, Vec<u32>), BackupError> {
     let failed = |error| BackupError::io("read", &source.file)(error);
-    let count = read_at(file, buffer, offset).map_err(failed)?;
+    let count = read_full_at(file, buffer, offset).map_err(failed)?;
     let bytes = &mut buffer[..count];
     let mut damaged = Vec::new();
     if let Some(first) = source.first_block.filter(|_| pages) {
@@ -172,7 +172,7 @@ fn read_again(file: &File, page: &mut [u8], offset: u64, block: u32) -> io::Resu
     for _ in 0..AGAIN {
         std::thread::sleep(AGAIN_AFTER);
         let mut fresh = [0; PAGE];
-        let count = read_at(file, &mut fresh, offset)?;
+        let count = read_full_at(file, &mut fresh, offset)?;
         if count < PAGE {
             // The file ends before it now: it was truncated, and nobody will read this page.
             return Ok(true);
@@ -183,18 +183,4 @@ fn read_again(file: &File, page: &mut [u8], offset: u64, block: u32) -> io::Resu
         }
     }
     Ok(false)
-}
-
-/// Fills the buffer from an offset as far as the file goes.
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

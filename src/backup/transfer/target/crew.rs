@@ -18,6 +18,7 @@ use super::super::super::{BackupError, Watcher};
 use super::super::blocks::{BLOCK, Hashes, PART, PIECE, Sum, hash, read_data, whole};
 use super::super::line::Line;
 use super::super::message::{Content, Ended};
+use crate::system::reading::read_full_at;
 
 /// A file on its way.
 pub struct Item {
@@ -151,7 +152,7 @@ fn hash_part(item: &Item, part: u64, buffer: &mut [u8]) -> Result<Hashes, Backup
     let (mut offset, mut hashes, mut sums) = (begin, Vec::new(), Vec::new());
     while offset < end {
         let wanted = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
-        let count = read_at(&file, &mut buffer[..wanted], offset).map_err(BackupError::io("read", &item.path))?;
+        let count = read_full_at(&file, &mut buffer[..wanted], offset).map_err(BackupError::io("read", &item.path))?;
         hashes.extend(buffer[..count].chunks(BLOCK).map(hash));
         sums.extend(buffer[..count].chunks(BLOCK).map(Sum::of));
         offset += count as u64;
@@ -161,19 +162,6 @@ fn hash_part(item: &Item, part: u64, buffer: &mut [u8]) -> Result<Hashes, Backup
     }
     item.note(usize::try_from(begin / BLOCK as u64).unwrap_or(usize::MAX), &sums);
     Ok(Hashes { file: item.number, offset: begin, hashes })
-}
-
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// Opens a file to be written, where it is or anew; never through a link.
