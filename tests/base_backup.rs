@@ -122,8 +122,9 @@ fn a_file_that_cannot_be_read_fails_the_backup_and_the_next_run_goes_on() {
 fn kill_9_leaves_nothing_behind_and_the_next_run_ends_it() {
     let scene = Scene::new("killed");
     scene.alpha.execute("create table t as select generate_series(1, 600000) as id; checkpoint");
-    for pause in [50, 400, 1500, 4000] {
-        let running = scene.call(&["take", "--rate-limit", "12MB"]).spawn();
+    // What all four runs store together stays well below the size of the cluster, so that none comes to its end.
+    for pause in [50, 400, 1500, 3000] {
+        let running = scene.call(&["take", "--rate-limit", "5MB"]).spawn();
         wait_until(PATIENCE, "the session is there", || !scene.no_session_is_left());
         // Not a condition but a moment: any one will do.
         std::thread::sleep(Duration::from_millis(pause));
