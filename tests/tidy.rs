@@ -47,7 +47,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("whoami", &["src/postgres/"]),
     ("x509_cert", &["src/postgres/"]),
     ("xxhash_rust", &["src/backup/blocks.rs", "src/backup/transfer/blocks.rs", "src/config/"]),
-    ("zstd", &["src/store/encoding.rs", "src/archive/encode.rs"]),
+    ("zstd", &["src/store/encoding.rs", "src/store/frames.rs", "src/archive/encode.rs"]),
 ];
 
 /// Files that hold nothing but tests.

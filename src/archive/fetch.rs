@@ -4,16 +4,19 @@
 //! the only place that can know. A copy that fails the check is as if that place could not tell, and the next place is
 //! asked; the answer "absent" needs every place to have said so.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
+
+mod checked;
+mod landing;
+
+pub use checked::check_file;
+pub use landing::{landing, sweep_landings};
 
 use super::ArchiveError;
 use super::claims::{self, Served};
@@ -21,22 +24,12 @@ use super::layout;
 use super::places::{Archive, Site, Sites};
 use super::queue::{self, Queue};
 use super::situation;
-use super::spool::{Spool, remove_if_there};
+use super::spool::Spool;
 use crate::config::{Config, PlaceWord};
 use crate::error::{Class, Explain, Failure};
 use crate::postgres::control::ControlFile;
 use crate::store::Encoding;
-use crate::system::reading::read_full;
-use crate::wal::segment::{Checker, Ending, Expected, SegmentReport};
-use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentSize, SystemId, WalName};
-
-/// How much is decoded, checked and written at a time, in bytes: a whole frame as archive-wal writes them, which the
-/// decoder then needs no window of its own for.
-const CHUNK: usize = 1 << 20;
-
-/// How many such pieces are on their way from the decoder.
-const PIECES: usize = 2;
 
 /// Fetches files by one configuration. Shared by all threads of a process.
 pub struct Fetcher {
@@ -181,7 +174,7 @@ impl Fetcher {
         thorough: bool,
     ) -> Result<Option<Handed>, ArchiveError> {
         match self.find(source, name, asker, thorough)? {
-            Some(found) => hand_over(found, name, target, asker).map(Some),
+            Some(found) => checked::hand_over(found, name, target, asker).map(Some),
             None => Ok(None),
         }
     }
@@ -344,166 +337,4 @@ impl Trouble {
             Some((class, hint)) => Err(ArchiveError::CannotTell { name, class, reasons: self.reasons, hint }),
         }
     }
-}
-
-/// Decodes and checks; what did not pass is not left behind.
-fn hand_over(found: Found, name: WalName, target: &Path, asker: Option<Asker>) -> Result<Handed, ArchiveError> {
-    let place = found.place.clone();
-    match copy_checked(found, name, target, asker) {
-        Ok(report) => {
-            Ok(Handed { from: place, valid_until: report.map(|report| report.valid_until), notices: Vec::new() })
-        }
-        Err(error) => {
-            // The error matters; what stays under a private name is swept later.
-            let _ = remove_if_there(target);
-            Err(error)
-        }
-    }
-}
-
-/// What stands between a target's name and the process that checks a file for it.
-const MARK: &str = ".pgwarm-";
-
-/// A name beside the target that nobody used before, to check a file under before it takes the target's name. A worker
-/// that is slow to notice that nobody waits any more then writes where nobody looks.
-pub fn landing(target: &Path) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!("{MARK}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    target.with_file_name(name)
-}
-
-/// Removes what killed calls left beside the target.
-pub fn sweep_landings(target: &Path) {
-    let Some(folder) = target.parent() else { return };
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.split_once(MARK)?.1.split_once('-')?.0.parse().ok());
-        let Some(owner) = owner.and_then(Pid::from_raw) else { continue };
-        if test_kill_process(owner) == Err(rustix::io::Errno::SRCH) {
-            // The next recovery tries again.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn copy_checked(
-    found: Found,
-    name: WalName,
-    target: &Path,
-    asker: Option<Asker>,
-) -> Result<Option<SegmentReport>, ArchiveError> {
-    let damaged = |place: &str, detail: String| ArchiveError::NotTheWal { name, place: place.to_owned(), detail };
-    let Found { reader, encoding, place, identity, .. } = found;
-    let reader = encoding.decoder(reader).map_err(|error| damaged(&place, error.to_string()))?;
-    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(target);
-    let mut out = out.map_err(ArchiveError::io("create", target))?;
-    let Some(segment) = name.segment().filter(|_| name.holds_wal()) else {
-        return copy_text(reader, name, &mut out, target, &place).map(|()| None);
-    };
-    let whose = asker.map(|asker| (asker.system, asker.segment_size)).or(identity);
-    let partial = matches!(name, WalName::Partial(_));
-    let mut checker = Checker::new(Expected {
-        name: segment,
-        system_id: whose.map(|(system, _)| system),
-        size: whose.map(|(_, size)| size),
-        partial,
-    });
-    let mut offset = 0;
-    let check = |piece: &[u8]| {
-        checker.feed(offset, piece).map_err(|error| damaged(&place, error.to_string()))?;
-        offset += piece.len() as u64;
-        Ok(())
-    };
-    let write = |piece: &[u8]| out.write_all(piece).map_err(ArchiveError::io("write", target));
-    in_pieces(reader, |error| damaged(&place, error.to_string()), check, write)?;
-    let report = checker.finish().map_err(|error| damaged(&place, error.to_string()))?;
-    if let Ending::Torn { at, why } = &report.ends
-        && !partial
-    {
-        return Err(damaged(&place, format!("valid WAL ends at {at}, before the end of the segment: {why}")));
-    }
-    if partial {
-        // A partial file may be shorter than a segment; PostgreSQL accepts only whole ones.
-        out.set_len(report.first_page.segment_size.bytes()).map_err(ArchiveError::io("extend", target))?;
-    }
-    Ok(Some(report))
-}
-
-/// Reads to the end and checks on a thread of its own, so that decoding and checking overlap with writing. Nothing is
-/// written that was not checked before.
-fn in_pieces(
-    mut reader: Box<dyn Read + Send + '_>,
-    unreadable: impl Fn(std::io::Error) -> ArchiveError + Send,
-    mut check: impl FnMut(&[u8]) -> Result<(), ArchiveError> + Send,
-    mut write: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
-) -> Result<(), ArchiveError> {
-    std::thread::scope(|scope| {
-        let (give, full) = mpsc::sync_channel::<Result<Vec<u8>, ArchiveError>>(PIECES);
-        let (give_back, empty) = mpsc::channel();
-        for _ in 0..PIECES {
-            // The receiver is right here.
-            let _ = give_back.send(vec![0; CHUNK]);
-        }
-        scope.spawn(move || {
-            while let Ok(mut buffer) = empty.recv() {
-                buffer.resize(CHUNK, 0);
-                let read = read_full(&mut *reader, &mut buffer).map_err(&unreadable);
-                let last = read.as_ref().map_or(true, |count| *count < CHUNK);
-                let piece = read.and_then(|count| {
-                    buffer.truncate(count);
-                    if count > 0 { check(&buffer).map(|()| buffer) } else { Ok(buffer) }
-                });
-                let failed = piece.is_err();
-                if give.send(piece).is_err() || last || failed {
-                    return;
-                }
-            }
-        });
-        for piece in full {
-            let piece = piece?;
-            write(&piece)?;
-            // Nobody wants it back once the end is read.
-            let _ = give_back.send(piece);
-        }
-        Ok(())
-    })
-}
-
-/// Checks a segment that lies on this machine; none where it does not exist.
-pub fn check_file(path: &Path, expected: Expected) -> Result<Option<SegmentReport>, ArchiveError> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ArchiveError::io("open", path)(error)),
-    };
-    let name = WalName::Segment(expected.name);
-    let wrong = |detail: String| ArchiveError::NotTheWal { name, place: path.display().to_string(), detail };
-    let mut checker = Checker::new(expected);
-    let mut buffer = vec![0; CHUNK];
-    let mut offset = 0;
-    loop {
-        let count = read_full(&mut file, &mut buffer).map_err(ArchiveError::io("read", path))?;
-        if count == 0 {
-            return checker.finish().map(Some).map_err(|error| wrong(error.to_string()));
-        }
-        checker.feed(offset, &buffer[..count]).map_err(|error| wrong(error.to_string()))?;
-        offset += count as u64;
-    }
-}
-
-fn copy_text(
-    mut reader: Box<dyn Read + Send>,
-    name: WalName,
-    out: &mut File,
-    target: &Path,
-    place: &str,
-) -> Result<(), ArchiveError> {
-    let mut text = String::new();
-    let wrong = |detail: String| ArchiveError::NotTheWal { name, place: place.to_owned(), detail };
-    reader.read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
-    if let WalName::History(timeline) = name {
-        TimelineHistory::parse(timeline, &text).map_err(|error| wrong(error.to_string()))?;
-    }
-    out.write_all(text.as_bytes()).map_err(ArchiveError::io("write", target))
 }

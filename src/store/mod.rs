@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 pub mod claim;
 pub mod encoding;
+pub mod frames;
 pub mod local;
 pub mod path;
 pub mod payload;
