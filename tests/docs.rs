@@ -225,5 +225,5 @@ fn systemd_units_and_cron_start_programs_that_exist() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 5, "three units and two jobs");
+    assert_eq!(seen, 6, "four units and two jobs");
 }

@@ -11,6 +11,7 @@ use super::acknowledged::{self, Acknowledgement};
 use super::confirm::confirm;
 use super::continuity::{Continuity, Gap, Inventory, Orphan, judge};
 use super::copies::Elsewhere;
+use super::drills::{self, Drill};
 use super::mark::Mark;
 use super::missing::{self, Missing, Stretch};
 use super::places::{Archive, Site, Sites};
@@ -90,6 +91,10 @@ pub struct Report {
     pub latest: Option<String>,
     /// How far the newest timeline hangs together.
     pub newest: Option<Reach>,
+    /// The drill that has proven a restore furthest.
+    pub proven: Option<Drill>,
+    /// The last drill, however it went.
+    pub last_drill: Option<Drill>,
     /// What was read.
     pub verification: Read,
 }
@@ -201,6 +206,7 @@ pub fn audit(
     drop_damaged(&mut usable, &verified.damaged);
     let windows = window::windows(&archive, &usable, &survey.backups)?;
     let newest = window::newest(&archive, &usable)?;
+    let drills = drills::all(&archive)?;
     let mut report = Report {
         format: FORMAT,
         cluster: config.cluster.name.clone(),
@@ -228,6 +234,8 @@ pub fn audit(
         latest: windows.iter().filter_map(|window| window.until.as_ref()?.last_commit).max().map(shown::words),
         windows,
         newest,
+        proven: drills::furthest(&drills).cloned(),
+        last_drill: drills.into_iter().next_back(),
         verification: Read {
             contents: !options.names_only,
             files: verified.read,

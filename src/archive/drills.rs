@@ -127,17 +127,22 @@ pub fn parse(bytes: &[u8]) -> Option<Drill> {
 
 /// Every record in an archive, oldest first.
 pub fn all(archive: &Archive) -> Result<Vec<Drill>, ArchiveError> {
-    let folder: StorePath = FOLDER.parse().map_err(StoreError::from)?;
     let mut found = Vec::new();
-    for path in paths(archive)? {
-        let path = folder.join(&path).map_err(StoreError::from)?;
-        let Some(file) = archive.store.open(&path)? else { continue };
-        let mut bytes = Vec::new();
-        let read = file.take(SIZE_MAX).read_to_end(&mut bytes);
-        read.map_err(|error| StoreError::from_read(archive.store.place(), path.as_str(), error))?;
-        found.extend(parse(&bytes));
+    for name in paths(archive)? {
+        found.extend(bytes(archive, &name)?.and_then(|bytes| parse(&bytes)));
     }
     Ok(found)
+}
+
+/// What a record holds; none where it is gone.
+fn bytes(archive: &Archive, name: &str) -> Result<Option<Vec<u8>>, ArchiveError> {
+    let folder: StorePath = FOLDER.parse().map_err(StoreError::from)?;
+    let path = folder.join(name).map_err(StoreError::from)?;
+    let Some(file) = archive.store.open(&path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    let read = file.take(SIZE_MAX).read_to_end(&mut bytes);
+    read.map_err(|error| StoreError::from_read(archive.store.place(), path.as_str(), error))?;
+    Ok(Some(bytes))
 }
 
 /// Writes a record; the oldest beyond the hundred newest are removed.
@@ -160,6 +165,39 @@ fn paths(archive: &Archive) -> Result<Vec<String>, ArchiveError> {
     let mut names: Vec<String> = files.map(|entry| entry.name).collect();
     names.sort();
     Ok(names)
+}
+
+/// The newest drill, and the newest that went well.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    /// The newest.
+    pub last: Drill,
+    /// The newest that went well; it may be the same.
+    pub good: Option<Drill>,
+}
+
+impl Standing {
+    /// Reads records by their names, newest first, only as far back as needed; none where there are none.
+    pub fn read<E>(
+        mut names: Vec<String>,
+        read: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Option<Standing>, E> {
+        names.sort();
+        let mut last = None;
+        for name in names.iter().rev().filter(|name| name.ends_with(".json")) {
+            let Some(drill) = read(name)?.and_then(|bytes| parse(&bytes)) else { continue };
+            if drill.good {
+                return Ok(Some(Standing { last: last.unwrap_or_else(|| drill.clone()), good: Some(drill) }));
+            }
+            last.get_or_insert(drill);
+        }
+        Ok(last.map(|last| Standing { last, good: None }))
+    }
+}
+
+/// How the drills of an archive stand; none where there were none.
+pub fn standing(archive: &Archive) -> Result<Option<Standing>, ArchiveError> {
+    Standing::read(paths(archive)?, |name| bytes(archive, name))
 }
 
 /// The drill that came furthest of those that went well.
@@ -225,5 +263,20 @@ mod tests {
         assert_eq!(furthest(&drills), Some(&drills[1]));
         assert_eq!(furthest(&drills[2..]), None);
         assert_eq!(drills[0].seconds("restore"), Some(1.5));
+    }
+
+    #[test]
+    fn a_failed_drill_hides_neither_itself_nor_the_good_one_before() {
+        let drills =
+            [("1.json", drill(1, "0/9", true)), ("2.json", drill(2, "0/5", false)), ("x", drill(9, "0/7", true))];
+        let read = |count: usize| {
+            let names = drills[..count].iter().map(|(name, _)| (*name).to_owned()).collect();
+            let bytes =
+                |name: &str| drills.iter().find(|(it, _)| *it == name).map(|(_, drill)| serde_json::to_vec(drill));
+            Standing::read(names, |name| bytes(name).transpose()).expect("because it is plain data")
+        };
+        assert_eq!(read(0), None);
+        assert_eq!(read(1), Some(Standing { last: drills[0].1.clone(), good: Some(drills[0].1.clone()) }));
+        assert_eq!(read(3), Some(Standing { last: drills[1].1.clone(), good: Some(drills[0].1.clone()) }));
     }
 }

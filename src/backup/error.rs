@@ -14,6 +14,7 @@ use crate::postgres::server::ServerError;
 use crate::store::path::ParsePathError;
 use crate::store::ship::ShipError;
 use crate::store::{Place, StoreError};
+use crate::system::process::ProcessError;
 use crate::wal::SegmentName;
 
 /// An error of a backup, a restore or the catalogue.
@@ -70,6 +71,9 @@ pub enum BackupError {
     /// WAL that must be there did not come.
     #[error("WAL segment '{segment}' did not reach the {place} within {} s", after.as_secs_f64())]
     NotArchived { segment: SegmentName, place: Place, after: Duration, hint: String },
+    /// One of PostgreSQL's programs could not be run.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// A restored server did not recover to where it should.
     #[error("the server restored into '{}' failed: {detail}", pgdata.display())]
     Recovery { pgdata: PathBuf, detail: String, hint: String, class: Class },
@@ -108,6 +112,7 @@ impl Explain for BackupError {
             BackupError::Control(error) => error.class(),
             BackupError::Server(error) => error.class(),
             BackupError::Settings(error) => error.class(),
+            BackupError::Process(error) => error.class(),
             BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => failure.class,
             BackupError::Line(LineError::Silent { .. }) => Class::Timeout,
             BackupError::Line(_) | BackupError::Lost { .. } => Class::Remote,
@@ -130,6 +135,7 @@ impl Explain for BackupError {
             BackupError::Control(error) => return error.hint(),
             BackupError::Server(error) => return error.hint(),
             BackupError::Settings(error) => return error.hint(),
+            BackupError::Process(error) => return error.hint(),
             BackupError::Line(LineError::Failed(failure)) | BackupError::Far { failure, .. } => {
                 return failure.hint.clone();
             }

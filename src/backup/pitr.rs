@@ -2,9 +2,10 @@
 //!
 //! [`observe`] looks at backups, WAL and histories; [`plan`] chooses the backup and the way through the timelines, asks
 //! a [`locate::Reader`] where the target lies, and refuses before anything is touched. [`run`] does it: restores, with
-//! the [`settings`] that a recovery needs; [`follow`] starts the server and waits until it is there. This module holds
-//! what is asked for ([`Wish`]) and what is answered ([`Plan`] or [`Refusal`]).
+//! the [`settings`] that a recovery needs; [`follow`] starts the server and waits until it is there; [`drill`]
+//! rehearses all that. This module holds what is asked for ([`Wish`]) and what is answered ([`Plan`] or [`Refusal`]).
 
+pub mod drill;
 pub mod follow;
 pub mod locate;
 pub mod observe;

@@ -255,16 +255,18 @@ pub fn flush_primary() -> Command {
 pub fn pitr_restore() -> Command {
     let to =
         |name: &'static str, value: &'static str, help: &'static str| text(name, help).long(name).value_name(value);
-    configured("pitr-restore", "Plans and makes restores to a point in time")
+    configured("pitr-restore", "Plans, makes and rehearses restores to a point in time")
         .override_usage(
             "pitr-restore plan [TARGET] [--timeline N] [--backup LABEL] [--to DIR]\n       \
-             pitr-restore run [TARGET] --to <DIR> [--delta] [--map OID=DIR] [--action WORD] [--start]",
+             pitr-restore run [TARGET] --to <DIR> [--delta] [--map OID=DIR] [--action WORD] [--start]\n       \
+             pitr-restore drill [TARGET | --random] [--backup LABEL]\n       \
+             pitr-restore drill --last",
         )
         .arg(
             Arg::new("job")
                 .help("What to do")
                 .value_name("JOB")
-                .value_parser(["plan", "run"])
+                .value_parser(["plan", "run", "drill"])
                 .required_unless_present("show-config"),
         )
         .arg(to("time", "TIME", "Target: the state at this time, with its offset: '2026-03-01 12:00:00+01:00'"))
@@ -272,8 +274,9 @@ pub fn pitr_restore() -> Command {
         .arg(to("lsn", "LSN", "Target: this position").value_parser(value_parser!(Lsn)))
         .arg(to("name", "NAME", "Target: this restore point (pg_create_restore_point)"))
         .arg(flag("immediate", "Target: the end of the backup"))
-        .arg(flag("latest", "Target: all the WAL there is; the default"))
-        .group(ArgGroup::new("target").args(["time", "xid", "lsn", "name", "immediate", "latest"]))
+        .arg(flag("latest", "Target: all the WAL there is; the default of plan and run"))
+        .arg(flag("random", "drill: some moment that can be reached"))
+        .group(ArgGroup::new("target").args(["time", "xid", "lsn", "name", "immediate", "latest", "random"]))
         .arg(flag("exclusive", "Stop just before the target, not just behind it"))
         .arg(
             to("timeline", "N", "Follow this timeline: a number, latest or current (the backup's)")
@@ -298,10 +301,11 @@ pub fn pitr_restore() -> Command {
         )
         .arg(flag("start", "run: start it and wait until the target is reached"))
         .arg(
-            to("deadline", "TIME", "run: give recovery so long, such as 2h; else drill.deadline")
+            to("deadline", "TIME", "run, drill: give recovery so long, such as 2h; else drill.deadline")
                 .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
         )
         .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
+        .arg(flag("last", "drill: show what the last drills have proven"))
 }
 
 /// The words of a program; the hidden ones are for programs of ours.

@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 
 use super::gaps::{missing, range};
 use super::output::{self, Align, Cell, Palette, Table, Tone};
+use super::pitr_restore::proven_words;
 use super::run::Context;
 use crate::archive::audit::{self, Options, Report, Verdict};
 use crate::archive::copies;
@@ -190,6 +191,13 @@ fn restorable(report: &Report) -> String {
     }
     if let Some(newest) = &report.newest {
         let _ = writeln!(text, "newest WAL: whole from {} until {}", newest.first, reached(newest));
+    }
+    if let Some(drill) = &report.proven {
+        let _ = writeln!(text, "proven: {}", proven_words(drill));
+    }
+    if let Some(drill) = report.last_drill.as_ref().filter(|drill| !drill.good) {
+        let why = drill.failure.as_deref().unwrap_or("for an unknown reason");
+        let _ = writeln!(text, "last drill: failed, {}: {why}", drill.started);
     }
     text
 }

@@ -121,7 +121,7 @@ pub const PROGRAMS: &[Program] = &[
         command: arguments::pitr_restore,
         classes: &[Absent, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
-        lines: &[],
+        lines: &[Line { file: "crontab", text: "40 4 * * 0  pitr-restore drill --quiet" }],
     },
     Program {
         name: "standby-init",

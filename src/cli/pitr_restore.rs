@@ -1,13 +1,18 @@
-//! `pitr-restore`: plan and run.
+//! `pitr-restore`: plan, run, drill.
 //!
 //! `--json` prints, for plan, `{"format":1,"possible":true,"plan":…}` with a [`Plan`], or
 //! `{"format":1,"possible":false,"reason","hint","missing":[…],"window":…}`; for run
 //! `{"format":1,"plan","restored":{"bytes","written","removed"},"settings","reached":…}`, where `restored` is null
-//! where the server ran already, and `reached` where none was started.
+//! where the server ran already, and `reached` where none was started; for drill the record that is kept in the archive
+//! (see [`crate::archive::drills`]); for `drill --last` `{"format":1,"proven":…,"last":…,"archived":…}` with two records
+//! and the end of the WAL.
 
 mod asked;
 mod doing;
+mod rehearsing;
 mod text;
+
+pub use self::rehearsing::proven_words;
 
 use std::sync::Arc;
 
@@ -45,7 +50,8 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let scene = Scene { arguments, context, config: &config, sites: &sites, places: &places, progress: &progress };
     match job {
         "plan" => scene.plan(),
-        _ => scene.run(),
+        "run" => scene.run(),
+        _ => scene.drill(),
     }
 }
 

@@ -228,7 +228,16 @@ fn failover(from: &Reader<'_>) -> Failover {
 }
 
 fn drill(from: &Reader<'_>) -> Drill {
-    Drill { deadline: from.time("drill", "deadline") }
+    Drill {
+        directory: from.given_path("drill", "directory"),
+        random: from.word("drill", "target") != "latest",
+        shared_buffers: from.size("drill", "shared_buffers"),
+        deadline: from.time("drill", "deadline"),
+        amcheck: from.switch("drill", "amcheck"),
+        database: from.word("drill", "database"),
+        sql_file: from.path("drill", "sql_file"),
+        check: from.text("drill", "check"),
+    }
 }
 
 fn standby(from: &Reader<'_>) -> Standby {

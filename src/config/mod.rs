@@ -214,8 +214,22 @@ pub struct Backup {
 /// `[drill]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drill {
+    /// Where drills restore to. Default `/var/lib/pgwarm/drill`.
+    pub directory: PathBuf,
+    /// True: to some moment (default); false: to the end of the WAL.
+    pub random: bool,
+    /// shared_buffers of the restored server, in bytes. Default 128MB.
+    pub shared_buffers: u64,
     /// How long recovery may take. Default 1d, 1min..30d.
     pub deadline: Duration,
+    /// Check tables and indexes with pg_amcheck. Default on.
+    pub amcheck: bool,
+    /// Where SQL is run. Default `postgres`.
+    pub database: String,
+    /// SQL that must run without an error.
+    pub sql_file: Option<PathBuf>,
+    /// A query that must answer true.
+    pub check: Option<String>,
 }
 
 /// How the server makes the checkpoint with which a backup begins.

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime};
 
+use chrono::DateTime;
+
 use super::archive_watch;
-use super::report::{ArchiveState, QueueState, Report};
+use super::report::{ArchiveState, Drill, QueueState, Report};
+use crate::archive::drills;
 use crate::archive::places::{Site, Sites};
 use crate::archive::queue::{self, Queue};
 use crate::archive::spool::Spool;
@@ -21,25 +24,30 @@ pub struct Surveyor {
     config: Arc<Config>,
     site: Option<Arc<Site>>,
     known: Option<ArchiveState>,
+    drill: Option<Drill>,
 }
 
 impl Surveyor {
     /// Nothing is looked at yet.
     pub fn new(config: &Arc<Config>) -> Surveyor {
         let site = Sites::new(config).get(&config.local.node).cloned();
-        Surveyor { config: Arc::clone(config), site, known: None }
+        Surveyor { config: Arc::clone(config), site, known: None, drill: None }
     }
 
     /// The report as things are now. `stock`: list the archive whole; else only follow its end.
     pub fn report(&mut self, stock: bool) -> Report {
         let archive = self.site.clone().map(|site| self.archive(&site, stock));
+        if stock || self.drill.is_none() {
+            // Where it cannot be read now, what was known stays.
+            self.drill = self.site.as_ref().and_then(|site| drilled(site)).or_else(|| self.drill.take());
+        }
         let free = self.site.as_ref().and_then(|site| free_percent(site));
         Report {
             pgwarm: env!("CARGO_PKG_VERSION").to_owned(),
             archive,
             queues: queues(&Spool::new(&self.config.local.spool)),
             archive_free: free,
-            drill: None,
+            drill: self.drill.clone(),
         }
     }
 
@@ -60,6 +68,14 @@ impl Surveyor {
             }
         }
     }
+}
+
+/// The last drill.
+fn drilled(site: &Site) -> Option<Drill> {
+    let drill = drills::standing(&site.opened()?).ok()??.last;
+    let at = DateTime::parse_from_rfc3339(&drill.ended).ok()?.timestamp_millis() as f64 / 1000.0;
+    let detail = drill.failure.unwrap_or_else(|| format!("restored backup '{}'", drill.label));
+    Some(Drill { at, successful: drill.good, detail })
 }
 
 fn free_percent(site: &Site) -> Option<f64> {

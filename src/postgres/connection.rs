@@ -449,6 +449,13 @@ impl Connection {
         result.map_err(|trouble| self.explain(name, trouble))
     }
 
+    /// The first column, as text, of every row of a query that is not ours. `name` stands for it in messages.
+    pub fn texts(&mut self, name: &str, text: &str) -> Result<Vec<Option<String>>, PostgresError> {
+        let until = Deadline::after(self.patience);
+        let result = self.live()?.texts(text, until);
+        result.map_err(|trouble| self.explain(name, trouble))
+    }
+
     /// One column of a row that a statement returned.
     pub fn column<T: FromSqlOwned>(&self, statement: &Statement, row: &Row, name: &str) -> Result<T, PostgresError> {
         self.read(statement, column(row, name))

@@ -68,10 +68,27 @@ pub struct ControlFile {
     pub marked: bool,
     /// The size of a WAL segment.
     pub segment_size: SegmentSize,
+    /// What the server was set to; a hot standby needs at least as much.
+    pub limits: Limits,
     /// The size of a WAL page in bytes (XLOG_BLCKSZ).
     pub wal_block_size: u32,
     /// True where data pages carry checksums.
     pub checksums: bool,
+}
+
+/// The settings that stand in the control file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// max_connections
+    pub max_connections: u32,
+    /// max_worker_processes
+    pub max_worker_processes: u32,
+    /// max_wal_senders
+    pub max_wal_senders: u32,
+    /// max_prepared_transactions
+    pub max_prepared_transactions: u32,
+    /// max_locks_per_transaction
+    pub max_locks_per_transaction: u32,
 }
 
 /// What the server was doing when it last wrote the control file (DBState). A server killed in production leaves
@@ -214,6 +231,13 @@ impl ControlFile {
             wal_log_hints: bytes[176] != 0,
             marked: u32_at(bytes, NAME_LENGTH_AT) == 0,
             segment_size: SegmentSize::new(u64::from(size)).map_err(|_| wrong("size of a WAL segment", size))?,
+            limits: Limits {
+                max_connections: u32_at(bytes, 180),
+                max_worker_processes: u32_at(bytes, 184),
+                max_wal_senders: u32_at(bytes, 188),
+                max_prepared_transactions: u32_at(bytes, 192),
+                max_locks_per_transaction: u32_at(bytes, 196),
+            },
             wal_block_size: u32_at(bytes, 224),
             checksums: u32_at(bytes, 252) != 0,
         })

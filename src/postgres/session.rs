@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::socket::Stream;
@@ -100,6 +100,16 @@ impl Session {
     /// Sends statements without parameters and without rows.
     pub fn execute(&self, text: &str, until: Deadline) -> Result<(), Trouble> {
         self.wait(self.client.batch_execute(text), until)
+    }
+
+    /// Sends statements without parameters; the first column of every row, as text.
+    pub fn texts(&self, text: &str, until: Deadline) -> Result<Vec<Option<String>>, Trouble> {
+        let messages = self.wait(self.client.simple_query(text), until)?;
+        let first = |message: SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => Some(row.try_get(0).ok().flatten().map(str::to_owned)),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(first).collect())
     }
 
     fn wait<T>(

@@ -1,9 +1,11 @@
 //! What a plan is made of: the backups of one archive, and the WAL and histories of all the places that a restore asks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::BackupError;
-use super::super::catalog::{self, Description, Found};
+use super::super::catalog::{self, Description, Found, Label};
+use super::super::chain::{self, Obstacle};
 use crate::archive::continuity::Inventory;
 use crate::archive::drills::{self, Drill};
 use crate::archive::places::{Archive, Site, Sites};
@@ -14,8 +16,10 @@ use crate::error::Failure;
 /// What was seen.
 #[derive(Debug)]
 pub struct Observation {
-    /// The backups of the archive, oldest first.
+    /// The backups of the archive that can be restored, oldest first.
     pub backups: Vec<Description>,
+    /// Those of them that are taken only where they are named, and why.
+    pub doubtful: BTreeMap<Label, String>,
     /// What WAL is where it would be fetched from.
     pub inventory: Inventory,
     /// What drills have measured, oldest first.
@@ -72,10 +76,21 @@ impl Places {
 
 /// Looks at everything.
 pub fn observe(places: &Places) -> Result<Observation, BackupError> {
-    let (mut backups, mut notices) = (Vec::new(), places.unknown.clone());
-    for found in catalog::list(&places.archive)? {
+    let (mut backups, mut doubtful) = (Vec::new(), BTreeMap::new());
+    let mut notices = places.unknown.clone();
+    let listed = catalog::list(&places.archive)?;
+    let known = chain::known(&listed);
+    for found in &listed {
         match found {
-            Found::Whole(description) => backups.push(*description),
+            Found::Whole(backup) => match chain::obstacle(&known, backup) {
+                Some(missing @ Obstacle::Missing(_)) => {
+                    notices.push(format!("backup '{}' is left out: {missing}", backup.label));
+                }
+                obstacle => {
+                    doubtful.extend(obstacle.map(|it| (backup.label.clone(), it.to_string())));
+                    backups.push((**backup).clone());
+                }
+            },
             Found::Unreadable(label, why) => notices.push(format!("backup '{label}' is left out: {why}")),
             Found::Unfinished(_) => {}
         }
@@ -89,5 +104,5 @@ pub fn observe(places: &Places) -> Result<Observation, BackupError> {
         notices.extend(damaged);
         inventory.join(seen.inventory);
     }
-    Ok(Observation { backups, inventory, drills: drills::all(&places.archive)?, notices })
+    Ok(Observation { backups, doubtful, inventory, drills: drills::all(&places.archive)?, notices })
 }

@@ -69,7 +69,7 @@ impl<'a> Planner<'a> {
         for backup in self.seen.backups.iter().rev() {
             let named = self.wish.backup.as_ref();
             if named.is_some_and(|label| *label != backup.label)
-                || (named.is_none() && !backup.damaged_pages.is_empty())
+                || (named.is_none() && self.seen.doubtful.contains_key(&backup.label))
             {
                 continue;
             }

@@ -25,7 +25,7 @@ pub fn room(
     }
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     let index = catalog::index(archive, backup)?;
-    for file in index.objects.iter().flat_map(|object| &object.files) {
+    for file in index.files() {
         let oid = file.path.strip_prefix("pg_tblspc/").and_then(|rest| rest.split('/').next()?.parse().ok());
         let folder = oid.and_then(|oid: u32| places.get(&oid)).unwrap_or(&target.pgdata);
         let (device, there) = nearest(folder)?;

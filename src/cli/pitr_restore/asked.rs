@@ -16,12 +16,19 @@ use crate::wal::{Lsn, TimelineId};
 
 /// Which options belong to which words; the others are a mistake that must not pass unseen.
 const OPTIONS: &[(&str, &[&str])] = &[
+    ("random", &["drill"]),
+    ("last", &["drill"]),
+    ("to", &["plan", "run"]),
+    ("map", &["plan", "run"]),
+    ("wal-dir", &["plan", "run"]),
+    ("delta", &["plan", "run"]),
+    ("drop-wal", &["plan", "run"]),
     ("action", &["run"]),
     ("standby", &["run"]),
     ("ship", &["run"]),
     ("setting", &["run"]),
     ("start", &["run"]),
-    ("deadline", &["run"]),
+    ("deadline", &["run", "drill"]),
 ];
 
 /// How people write a time with its offset.
@@ -237,7 +244,7 @@ mod tests {
         assert_eq!(at(&["run"], Target::Xid(1)), Some(Action::Pause));
         assert_eq!(at(&["run", "--action", "shutdown"], Target::Latest), None);
         assert_eq!(at(&["run", "--action", "shutdown"], Target::Immediate), Some(Action::Shutdown));
-        let strange = refuse_strangers(&parse(&["plan", "--start"]), "plan");
-        assert_eq!(strange.map_err(|failure| failure.message), Err("'plan' takes no --start".to_owned()));
+        let strange = refuse_strangers(&parse(&["drill", "--to", "/x"]), "drill");
+        assert_eq!(strange.map_err(|failure| failure.message), Err("'drill' takes no --to".to_owned()));
     }
 }

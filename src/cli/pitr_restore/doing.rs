@@ -75,7 +75,7 @@ impl Scene<'_> {
             standby,
             ship: self.arguments.get_flag("ship"),
             major: backup.major,
-            restore_command: restore_command(self, standby)?,
+            restore_command: restore_command(self, standby, &[])?,
             more: &asked::settings(self.arguments)?,
         };
         let told = settings::settings(&plan, &manner);
@@ -201,7 +201,7 @@ impl Doing<'_> {
 }
 
 /// The `restore_command` of the restored server: this machine's `restore-wal` with this configuration.
-pub fn restore_command(scene: &Scene<'_>, standby: bool) -> Result<String, Failure> {
+pub fn restore_command(scene: &Scene<'_>, standby: bool, more: &[String]) -> Result<String, Failure> {
     let (_, origins) = Config::load_with_origins(&scene.context.source)?;
     let path = |path: &Path| asked::absolute(path).map(PathBuf::into_os_string);
     let mut words: Vec<OsString> = vec!["--config".into(), path(&origins.shared.path)?];
@@ -212,6 +212,9 @@ pub fn restore_command(scene: &Scene<'_>, standby: bool) -> Result<String, Failu
         words.extend(["--set".into(), value.into()]);
     }
     words.extend(settings::overrides(scene.config, scene.places.site.name(), standby));
+    for value in more {
+        words.extend(["--set".into(), value.into()]);
+    }
     Ok(settings::restore_command(&own_program("restore-wal")?, &words))
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::archive::drills::Standing;
 pub use crate::archive::identity::Identity;
 pub use crate::archive::shipping::BrokenChain;
 use crate::config::{Check, NodeKind, Shipping};
@@ -133,6 +134,10 @@ pub struct LocalArchive {
     pub identity: Told<Identity>,
     /// Name and age of the highest segment in it.
     pub newest: Told<(String, Duration)>,
+    /// What restore drills have proven.
+    pub drills: Told<Standing>,
+    /// True where there is a base backup, which a drill could restore.
+    pub backups: bool,
 }
 
 /// What a server does, as it says itself.

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-use super::facts::{Identity, Local, LocalArchive, LocalPath, Room, Stat, Told, Waiting, Worker};
+use super::facts::{Identity, Local, LocalArchive, LocalPath, Room, Standing, Stat, Told, Waiting, Worker};
+use crate::archive::drills;
 use crate::archive::identity;
 use crate::archive::shipping;
 use crate::archive::spool::Spool;
@@ -88,7 +89,18 @@ fn look_at_archive(root: &Path) -> LocalArchive {
         room: bounded(root.to_owned(), room),
         identity: bounded(root.join(identity::FILE), read_identity),
         newest: bounded(root.join("wal"), newest),
+        drills: bounded(root.join(drills::FOLDER), drilled),
+        backups: matches!(bounded(root.join("backup"), names), Ok(Some(names)) if !names.is_empty()),
     }
+}
+
+/// How the restore drills stand.
+fn drilled(folder: &Path) -> Told<Standing> {
+    let Some(names) = names(folder)? else { return Ok(None) };
+    Standing::read(names, |name| {
+        let path = folder.join(name);
+        told("read", &path, fs::read(&path))
+    })
 }
 
 fn read_identity(path: &Path) -> Told<Identity> {

@@ -6,6 +6,7 @@ use super::facts::Facts;
 use super::{Finding, Measure};
 
 mod archive;
+mod drills;
 mod files;
 mod peers;
 mod server;
@@ -26,6 +27,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         found.extend(files::space(local, &facts.limits));
         found.extend(archive::identity(facts, local));
         found.extend(archive::age(local, &facts.limits));
+        found.extend(drills::judge(local, &facts.limits));
         found.extend(archive::queues(facts, local));
         found.push(archive::shipping(local));
         found.push(archive::chain(local));
@@ -161,6 +163,8 @@ pub(crate) mod tests {
                 room,
                 identity: Ok(Some(identity())),
                 newest: Ok(Some(("000000010000000000000009".into(), Duration::from_secs(60)))),
+                drills: Ok(None),
+                backups: true,
             }),
             pgdata: Some(path("/var/lib/pgsql/data", 0o700, true)),
             queues: Ok(BTreeMap::from([("beta".to_owned(), Ok(none_waiting()))])),

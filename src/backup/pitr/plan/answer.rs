@@ -71,12 +71,13 @@ impl Planner<'_> {
         })
     }
 
-    /// Backups that are newer and were not taken, because their pages are damaged.
+    /// Backups that are newer and were not taken, and why.
     fn passed_over(&self, chosen: &Description) -> Option<String> {
-        let newer = |it: &&Description| !it.damaged_pages.is_empty() && it.stop_lsn > chosen.stop_lsn;
-        let labels: Vec<&str> = self.seen.backups.iter().filter(newer).map(|it| it.label.as_str()).collect();
-        let told = self.wish.backup.is_none() && !labels.is_empty();
-        told.then(|| format!("newer backups hold damaged pages: {}", labels.join(", ")))
+        let newer = self.seen.backups.iter().filter(|it| it.stop_lsn > chosen.stop_lsn);
+        let why = |it: &Description| Some(format!("{} ({})", it.label, self.seen.doubtful.get(&it.label)?));
+        let all: Vec<String> = newer.filter_map(why).collect();
+        let told = self.wish.backup.is_none() && !all.is_empty();
+        told.then(|| format!("newer backups are passed over: {}", all.join(", ")))
     }
 
     /// The newest good drill, scaled to the bytes at hand.

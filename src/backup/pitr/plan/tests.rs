@@ -122,6 +122,7 @@ impl World {
         World {
             seen: Observation {
                 backups: vec![backup(1, 1, 2, 2, 25), backup(2, 1, 5, 6, 65)],
+                doubtful: BTreeMap::new(),
                 inventory,
                 drills: Vec::new(),
                 notices: Vec::new(),
@@ -277,8 +278,7 @@ fn the_way_leads_through_the_timelines() {
 #[test]
 fn damaged_backups_are_taken_only_where_they_are_named() {
     let mut world = World::new();
-    world.seen.backups[1].damaged_pages =
-        vec![crate::backup::catalog::DamagedPages { path: "base/1/2".into(), blocks: vec![3] }];
+    world.seen.doubtful.insert(label(2), "damaged pages".to_owned());
     let plan = world.plan(Target::Latest).expect("because the other one is good");
     assert_eq!((plan.backup.label.clone(), plan.notices.len()), (label(1), 1));
     let wish = Wish { target: Target::Latest, inclusive: true, along: Along::Current, backup: Some(label(2)) };

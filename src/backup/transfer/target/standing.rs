@@ -159,6 +159,7 @@ mod tests {
             min_recovery_point: Lsn(0),
             min_recovery_timeline: TimelineId(0),
             segment_size: SegmentSize::new(16 << 20).expect("because it is a usual size"),
+            limits: Default::default(),
             wal_block_size: 8192,
             checksums: true,
             backup_start: Lsn(0),

@@ -61,6 +61,7 @@ fn control() -> ControlFile {
         wal_log_hints: true,
         marked: false,
         segment_size: SegmentSize::DEFAULT,
+        limits: Default::default(),
         wal_block_size: 8192,
         checksums: false,
     }
