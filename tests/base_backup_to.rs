@@ -400,3 +400,23 @@ fn a_standby_is_copied_from_and_a_promotion_meanwhile_ends_it() {
     wait_until(PATIENCE, "the session is gone", || scene.beta.query(copying) == "0");
     assert!(!gamma.pgdata().join("global/pg_control").exists());
 }
+
+#[test]
+fn a_node_without_pgwarm_is_copied_by_the_replication_protocol() {
+    let mut scene = Scene::local("bare");
+    scene.alpha.execute("create table t as select id, md5(id::text) as word from generate_series(1, 20000) as id");
+    scene.layout.node_mut("alpha").set("transport", "sftp");
+    scene.layout.write();
+    let clone = |words: &[&str]| {
+        let call = scene.layout.program("beta", "base-backup").args(["take", "--from", "alpha"]).args(words);
+        call.env("LD_LIBRARY_PATH", scene.alpha.binaries().library_path()).run()
+    };
+    clone(&["--dry-run"]).expect_ok();
+    assert!(!scene.beta.pgdata().exists());
+    clone(&[]).expect_ok();
+    scene.beta.tool("pg_verifybackup").arg(scene.beta.pgdata()).run().expect_ok();
+    let refused = clone(&[]).expect_code(20);
+    assert!(refused.stderr.contains("is not empty"), "{refused}");
+    scene.start_beta();
+    scene.same(&["select count(*) || ' ' || sum(hashtext(id || word)) from t"]);
+}

@@ -19,11 +19,12 @@
 //! ```
 //!
 //! Only blocks that differ travel, so a copy on top of an old one is cheap, and a run that was interrupted goes on.
-//! `replication` is the way for hosts without pgwarm: all of it, by PostgreSQL's own `pg_basebackup`.
+//! [`replication`] is the way for hosts without pgwarm: all of it, by PostgreSQL's own `pg_basebackup`.
 
 pub mod blocks;
 pub mod line;
 pub mod message;
+pub mod replication;
 mod source;
 mod target;
 

@@ -1,5 +1,6 @@
 //! The server: connection strings, connections, the control file, settings, starting and stopping.
 
+pub mod base_copy;
 pub mod connection;
 pub mod conninfo;
 pub mod control;

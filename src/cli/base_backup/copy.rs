@@ -17,9 +17,13 @@ use super::super::output;
 use super::super::run::Context;
 use super::{Progress, Scene, numbers, usage};
 use crate::backup::restore::Way;
-use crate::backup::transfer::{self, Job, Map, Report, Wish};
-use crate::config::Config;
+use crate::backup::transfer::{self, Job, Map, Report, Wish, replication};
+use crate::cluster::contact;
+use crate::config::{Config, Node, Transport};
 use crate::error::{Class, Failure};
+
+/// How long a copy by the replication protocol may take: as long as a large server over a slow line.
+const CLONE_PATIENCE: Duration = Duration::from_secs(7 * 86_400);
 
 /// The words by which one end starts the other.
 pub const RECEIVE: &str = "receive";
@@ -36,19 +40,22 @@ pub enum Direction<'a> {
 
 impl Scene<'_> {
     /// Copies this node's server to another node, or that of another node to this one.
-    pub(super) fn copy(&self, way: Direction<'_>) -> Result<u8, Failure> {
-        let (Direction::To(name) | Direction::From(name)) = way;
+    pub(super) fn copy(&self, direction: Direction<'_>) -> Result<u8, Failure> {
+        let (Direction::To(name) | Direction::From(name)) = direction;
         let node = self.config.nodes.iter().find(|node| node.name == name);
         let node = node.ok_or_else(|| {
             usage(&format!("there is no node '{name}'"), "The nodes are the [node.NAME] sections of the configuration.")
         })?;
         let wish = wish(self.config, self.context, self.arguments)?;
+        if matches!(direction, Direction::From(_)) && node.transport == Transport::Sftp {
+            return self.clone_from(node, &wish);
+        }
         let (_, origins) = Config::load_with_origins(&self.context.source)?;
         let shared_file = std::path::absolute(&origins.shared.path).unwrap_or(origins.shared.path);
         let progress = Progress::new(self.context);
         let begun = Instant::now();
         let job = Job { config: self.config, shared_file: &shared_file, wish: &wish, watcher: &progress };
-        let copied = match way {
+        let copied = match direction {
             Direction::To(_) => transfer::push(&job, node),
             Direction::From(_) => {
                 transfer::directory(self.config.own()).and_then(|pgdata| transfer::pull(&job, node, pgdata))
@@ -62,6 +69,30 @@ impl Scene<'_> {
             (false, true) => {}
         }
         complain(&report)
+    }
+}
+
+impl Scene<'_> {
+    /// Copies the server of a node without pgwarm, as its own tool does.
+    fn clone_from(&self, node: &Node, wish: &Wish) -> Result<u8, Failure> {
+        let progress = Progress::new(self.context);
+        let pgdata = transfer::directory(self.config.own())?;
+        let conninfo = contact::primary_conninfo(self.config, node, self.config.standby.user.as_deref())?.to_string();
+        let cloned = replication::clone(self.config, node, &conninfo, pgdata, wish, &progress, CLONE_PATIENCE);
+        progress.end();
+        cloned?;
+        if self.context.json {
+            self.print_json(
+                &serde_json::json!({"format": 1, "dry_run": wish.dry_run, "from": node.name, "by": "replication"}),
+            )?;
+        } else if !self.context.quiet {
+            let word = if wish.dry_run { "would copy" } else { "copied" };
+            output::print(&format!(
+                "{word} {} by the replication protocol; started now, it is a standby\n",
+                node.name
+            ))?;
+        }
+        Ok(0)
     }
 }
 

@@ -10,6 +10,7 @@ use super::request::slot_name;
 use crate::cluster::contact::{self, ContactError};
 use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
+use crate::postgres::base_copy;
 use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{NodeFacts, column};
@@ -32,7 +33,6 @@ const HISTORY: Statement =
     Statement { name: "timeline_history", text: include_str!("../../../sql/timeline_history.sql") };
 const SLOT: Statement = Statement { name: "slot", text: include_str!("../../../sql/slot.sql") };
 const MAKE_SLOT: Statement = Statement { name: "make_slot", text: include_str!("../../../sql/make_slot.sql") };
-const HOLD_WAL: Statement = Statement { name: "hold_copy_wal", text: include_str!("../../../sql/hold_copy_wal.sql") };
 const DROP_SLOT: Statement = Statement { name: "drop_slot", text: include_str!("../../../sql/drop_slot.sql") };
 
 /// Why a server did not answer.
@@ -186,9 +186,7 @@ pub fn make_slot(config: &Config, node: &Node, slot: &str) -> Result<(), Standby
 pub fn hold_wal(config: &Config, node: &Node) -> Result<Connection, StandbyError> {
     let mut connection = open(config, node)?;
     let name = format!("{}_copy", slot_name(&config.local.node).chars().take(58).collect::<String>());
-    if let Err(error) = connection.query(&HOLD_WAL, &[&name]) {
-        log::warn!("WAL is not held back while {} is copied: {error}", node.name);
-    }
+    base_copy::hold_wal(&mut connection, &name);
     Ok(connection)
 }
 

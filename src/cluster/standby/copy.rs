@@ -20,10 +20,9 @@ use crate::backup::restore::{Target, restore_with};
 use crate::backup::{BackupError, Watcher, catalog};
 use crate::config::{Config, Node};
 use crate::error::Failure;
-use crate::postgres::server;
+use crate::postgres::base_copy::{BaseCopy, PROGRAM};
 use crate::system::clock::Deadline;
 use crate::system::durable;
-use crate::system::process::Call;
 
 /// Empties directories that the journal names as copies under way. One that was started on since is somebody's data.
 pub fn clear(folders: &[PathBuf]) -> Result<(), StandbyError> {
@@ -82,42 +81,32 @@ pub struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Copies a running server (BASE_BACKUP). The WAL that makes it consistent is held back there meanwhile and fetched
-    /// at the end: the program streams it with a second process, which nobody would end with us.
+    /// Copies a running server by the replication protocol.
     pub fn clone_server(&self, node: &Node, rate: u64, deadline: Duration) -> Result<(), StandbyError> {
         let _held = ask::hold_wal(self.config, node)?;
         let source: Upstream = ask::upstream(self.config, node, None)?;
         self.watcher.phase("copying");
-        let program = server::program_of(self.config.local.pg_bin.as_deref(), source.there.major, "pg_basebackup")
-            .ok_or_else(|| {
-                StandbyError::refused(
-                    format!("cannot find PostgreSQL's program 'pg_basebackup' of version {}", source.there.major),
-                    "Set local.pg_bin to the directory that holds it.",
-                )
-            })?;
+        let spaces: Vec<_> = self.spaces.iter().map(|space| (space.from.clone(), space.folder.clone())).collect();
+        let copy = BaseCopy {
+            major: source.there.major,
+            conninfo: &source.conninfo,
+            pgdata: self.folder,
+            label: "pgwarm standby-init",
+            fast: true,
+            rate,
+            wal_dir: None,
+            spaces: &spaces,
+        };
+        let call = copy.call(self.config.local.pg_bin.as_deref())?;
         // No server is started on a copy that does not know yet that it is a standby.
         durable::create_directory_durable(self.folder).map_err(StandbyError::io("create", self.folder))?;
         door::close(self.folder)?;
-        let mut call = Call::new(program).bound();
-        call = call.args(["--no-password", "--checkpoint=fast", "--wal-method=fetch", "--label=pgwarm standby-init"]);
-        call = call.arg("--pgdata").arg(self.folder).args(["--dbname", &source.conninfo]);
-        if rate > 0 {
-            // The program takes kilobytes, from 32 to 1 GB.
-            call = call.arg(format!("--max-rate={}k", (rate >> 10).clamp(32, 1 << 20)));
-        }
-        for space in self.spaces {
-            let mut map = std::ffi::OsString::from("--tablespace-mapping=");
-            map.push(escaped(&space.from));
-            map.push("=");
-            map.push(escaped(&space.folder));
-            call = call.arg(map);
-        }
         let outcome = call.run(Deadline::after(deadline))?;
         if outcome.status.is_success() {
             return Ok(());
         }
         Err(StandbyError::Program {
-            program: "pg_basebackup",
+            program: PROGRAM,
             status: outcome.status.to_string(),
             said: outcome.complaint(),
             hint: "What was copied is removed; mend that and run it again.".to_owned(),
@@ -149,9 +138,4 @@ impl Order<'_> {
         restore_with(&archive, &description, &target, jobs, self.watcher, &settle)?;
         Ok(())
     }
-}
-
-/// A path as `--tablespace-mapping` takes it: a `=` in it would end it.
-fn escaped(path: &Path) -> String {
-    path.to_string_lossy().replace('=', "\\=")
 }
