@@ -154,6 +154,12 @@ fn a_cascade_and_a_delayed_standby_follow_after_a_promotion() {
     assert_eq!(followed["proof"]["streaming"]["timeline"], 2, "{followed:#}");
     assert_eq!(server.query("select pg_postmaster_start_time()"), started);
     scene.same_rows("beta", "gamma");
+    // A slot that is used no longer would keep WAL for ever.
+    let slots = "select count(*) from pg_replication_slots";
+    assert_eq!(beta.query(slots), "2", "that of the cascade before, and the new one");
+    let without = scene.json("gamma", &["--follow", "beta"]);
+    assert_eq!(steps(&without), ["configure", "reload", "prove", "drop-slot"]);
+    assert_eq!(beta.query(slots), "1");
     // Nobody goes back to one that was left behind, and nobody follows another with what only he has.
     scene.alpha.start();
     scene.alpha.execute("insert into t values (-4)");

@@ -13,6 +13,7 @@ pub mod copy;
 pub mod door;
 pub mod error;
 pub mod facts;
+pub mod former;
 pub mod journal;
 pub mod lineage;
 pub mod observe;

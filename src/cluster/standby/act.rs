@@ -139,7 +139,10 @@ impl Actor<'_> {
             Step::DropSlot { node, slot } => {
                 // Whoever was followed before may be gone; its slot goes with it.
                 if let Err(error) = self.node(node).and_then(|node| ask::drop_slot(self.config, node, slot)) {
-                    log::warn!("the slot '{slot}' on {node} could not be dropped: {error}");
+                    log::warn!(
+                        "the slot '{slot}' on {node} keeps WAL there and could not be dropped: {error}; do it: {}",
+                        ask::dropping(slot)
+                    );
                 }
                 Ok(())
             }

@@ -190,6 +190,11 @@ pub fn hold_wal(config: &Config, node: &Node) -> Result<Connection, StandbyError
     Ok(connection)
 }
 
+/// How a person drops a slot.
+pub fn dropping(slot: &str) -> String {
+    format!("SELECT pg_drop_replication_slot('{}')", slot.replace('\'', "''"))
+}
+
 /// Drops a slot, if it is there. The server takes a moment to see that whoever used it is gone.
 pub fn drop_slot(config: &Config, node: &Node, slot: &str) -> Result<(), StandbyError> {
     let (mut connection, until) = (open(config, node)?, Deadline::after(PATIENCE));
@@ -200,7 +205,7 @@ pub fn drop_slot(config: &Config, node: &Node, slot: &str) -> Result<(), Standby
             Slot::Active => {
                 return Err(StandbyError::refused(
                     format!("the slot '{slot}' on {} is in use", node.name),
-                    "Drop it when nobody uses it: SELECT pg_drop_replication_slot(NAME).",
+                    format!("Drop it when nobody uses it: {}", dropping(slot)),
                 ));
             }
             _ => return Ok(()),

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use self::layout::Layout;
 use super::StandbyError;
+use super::ask;
 use super::facts::{Activity, Data, Directory, Facts, Slot, There, Upstream};
+use super::former::Former;
 use super::lineage::{self, Own, Relation, Theirs};
 use super::rejoin::ladder::Weighed;
 use super::request::{Request, Source};
@@ -98,7 +100,12 @@ pub fn adopt(request: &Request, facts: &Facts) -> Result<Plan, StandbyError> {
 }
 
 /// Another server to stream from.
-pub fn follow(request: &Request, facts: &Facts, ours: BTreeMap<String, String>) -> Result<Plan, StandbyError> {
+pub fn follow(
+    request: &Request,
+    facts: &Facts,
+    ours: BTreeMap<String, String>,
+    former: Option<Former>,
+) -> Result<Plan, StandbyError> {
     let upstream = facts.upstream.as_ref().ok_or_else(|| checks::no_upstream(facts))?;
     let data = checks::usable_data(&facts.own)?;
     checks::one_cluster(facts, data.control.system_id)?;
@@ -125,6 +132,16 @@ pub fn follow(request: &Request, facts: &Facts, ours: BTreeMap<String, String>) 
     plan.steps.push(Step::Configure { folder: facts.own.pgdata.clone(), copied: false, settings: moved });
     plan.steps.push(if running { Step::Reload } else { Step::Start });
     plan.steps.push(Step::Prove { goal: goal(request, facts) });
+    match former.map(|former| (former.node, former.slot)) {
+        Some((Some(node), slot)) if (&node, Some(&slot)) != (&upstream.node, request.slot.as_ref()) => {
+            plan.steps.push(Step::DropSlot { node, slot });
+        }
+        Some((None, slot)) => plan.notes.push(format!(
+            "the slot '{slot}' stays on the server that was followed, which no node is; drop it there: {}",
+            ask::dropping(&slot)
+        )),
+        _ => {}
+    }
     Ok(plan)
 }
 

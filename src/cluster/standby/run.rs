@@ -2,6 +2,7 @@
 
 use super::StandbyError;
 use super::act::{Acted, Actor};
+use super::former;
 use super::journal::Entry;
 use super::observe::Look;
 use super::plan::{self, Plan};
@@ -34,7 +35,8 @@ pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyErr
         Job::Adopt => plan::adopt(look.request, &facts),
         Job::Follow(_) => {
             let ours = own_settings::read(&facts.own.pgdata)?;
-            plan::follow(look.request, &facts, ours)
+            let former = former::slot(look.config, &ours);
+            plan::follow(look.request, &facts, ours, former)
         }
         Job::Rejoin(only) => {
             plan::checks::server_is_down(&facts.own)?;
