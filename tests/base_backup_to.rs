@@ -366,6 +366,7 @@ fn a_standby_is_copied_from_and_a_promotion_meanwhile_ends_it() {
     scene.alpha.execute("create table t as select id, md5(id::text) as word from generate_series(1, 150000) as id");
     scene.copy(&[]);
     scene.start_beta();
+    a_backup_of_beta_is_taken_into_the_archive_of_alpha(&scene);
     // Beta's copy goes on to a third directory: it is pulled from there, by the node alpha, which gets another one.
     let mut gamma = Server::builder("gamma").wal_segsize(1).create();
     fs::remove_dir_all(gamma.pgdata()).expect("because the test owns it");
@@ -399,6 +400,25 @@ fn a_standby_is_copied_from_and_a_promotion_meanwhile_ends_it() {
     assert!(outcome.stderr.contains("promoted while it was backed up"), "{outcome}");
     wait_until(PATIENCE, "the session is gone", || scene.beta.query(copying) == "0");
     assert!(!gamma.pgdata().join("global/pg_control").exists());
+}
+
+/// Beta, a standby, has the server, alpha the archive; alpha asks.
+fn a_backup_of_beta_is_taken_into_the_archive_of_alpha(scene: &Scene) {
+    let call = |words: &[&str]| scene.layout.program("alpha", "base-backup").args(words).run();
+    let dry = call(&["take", "--of", "beta", "--dry-run"]).expect_ok();
+    assert!(dry.stdout.contains("beta: would take a full backup"), "{dry}");
+    let full = json(&call(&["take", "--of", "beta", "--json", "--note", "why=it's new", "--jobs", "2"]).expect_ok());
+    assert_eq!((&full["node"], &full["role"]), (&"beta".into(), &"standby".into()), "{full:#}");
+    assert_eq!(full["annotations"]["why"], "it's new");
+    scene.alpha.execute("update t set word = 'changed' where id < 50");
+    scene.beta.wait_replayed(&scene.alpha.wal_position(), PATIENCE);
+    let next = json(&call(&["take", "--of", "beta", "--json", "--incremental"]).expect_ok());
+    assert_eq!((&next["parent"], &next["kind"]), (&full["label"], &"incremental".into()), "{next:#}");
+    call(&["verify"]).expect_ok();
+    let label = next["label"].as_str().unwrap_or_default();
+    let refused = call(&["take", "--of", "beta", "--incremental", "--parent", "20010101T000000F"]).expect_code(40);
+    assert!(refused.stderr.contains("beta took no backup") && refused.stderr.contains("20010101T000000F"), "{refused}");
+    call(&["show", label]).expect_ok();
 }
 
 #[test]

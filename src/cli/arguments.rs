@@ -117,6 +117,7 @@ pub fn base_backup() -> Command {
         .override_usage(
             "base-backup take [--incremental [--parent LABEL]] [--place NODE] [--jobs N] [--rate-limit SIZE]\n       \
              [--note KEY=VALUE] [--keep-it]\n       \
+             base-backup take --of NODE [--incremental [--parent LABEL]] [--place NODE] [...]\n       \
              base-backup take <--to NODE | --from NODE> [--map OLD=NEW] [--wal-dir DIR] [--keep-config] [--copy-wal]\n       \
              base-backup list\n       \
              base-backup show <LABEL>\n       \
@@ -175,6 +176,12 @@ fn into_directories(command: Command) -> Command {
                 .long("from")
                 .value_name("NODE")
                 .conflicts_with("to"),
+        )
+        .arg(
+            text("of", "take: back up the server of NODE, whose pgwarm does it, into the archive of this node")
+                .long("of")
+                .value_name("NODE")
+                .conflicts_with_all(["to", "from"]),
         )
         .arg(
             text("map", "restore, take --to: put the tablespace OID (or OLD) into DIR; may be given again")

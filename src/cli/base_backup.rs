@@ -7,6 +7,7 @@
 //! its reason.
 
 mod copy;
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -29,7 +30,7 @@ use crate::backup::expire::{Report, Rules, expire};
 use crate::backup::restore::{self, Target};
 use crate::backup::take::{Request, Wanted, lock, open, take};
 use crate::backup::{Watcher, chain, verify};
-use crate::config::Config;
+use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
 
 /// Which options belong to which word; the others are a mistake that must not pass unseen.
@@ -41,6 +42,7 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("note", &["take", "annotate"]),
     ("to", &["take", "restore"]),
     ("from", &["take"]),
+    ("of", &["take"]),
     ("map", &["take", "restore"]),
     ("wal-dir", &["take", "restore"]),
     ("delta", &["restore"]),
@@ -76,7 +78,10 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
         "take" => match (arguments.get_one::<PathBuf>("to"), arguments.get_one::<String>("from")) {
             (Some(node), _) => scene.copy(Direction::To(&node.to_string_lossy())),
             (None, Some(node)) => scene.copy(Direction::From(node)),
-            (None, None) => scene.take(&sites),
+            (None, None) => match arguments.get_one::<String>("of") {
+                Some(node) if *node != config.local.node => scene.take_of(&sites, node),
+                _ => scene.take(&sites),
+            },
         },
         "list" => scene.list(&open(&sites, place)?),
         "show" => scene.show(&open(&sites, place)?),
@@ -145,9 +150,13 @@ impl Scene<'_> {
         };
         let taken = take(&request);
         progress.end();
-        let description = taken?;
+        self.taken(&taken?)
+    }
+
+    /// Says what was taken.
+    fn taken(&self, description: &Description) -> Result<u8, Failure> {
         if self.context.json {
-            self.print_json(&description)?;
+            self.print_json(description)?;
         } else if !self.context.quiet {
             output::print(&format!(
                 "{}  {} files, {} ({} stored) in {}\n",
@@ -155,7 +164,7 @@ impl Scene<'_> {
                 description.files,
                 output::size(description.size),
                 output::size(description.stored),
-                output::duration(took(&description)),
+                output::duration(took(description)),
             ))?;
         }
         if description.damaged_pages.is_empty() {
@@ -182,6 +191,13 @@ impl Scene<'_> {
         }
         let parent = self.arguments.get_one::<String>("parent").map(|label| parse(label)).transpose()?;
         Ok(Wanted::Incremental(parent))
+    }
+
+    /// The node of this name.
+    fn node(&self, name: &str) -> Result<&Node, Failure> {
+        self.config.node(name).ok_or_else(|| {
+            usage(&format!("there is no node '{name}'"), "The nodes are the [node.NAME] sections of the configuration.")
+        })
     }
 
     fn list(&self, archive: &Archive) -> Result<u8, Failure> {

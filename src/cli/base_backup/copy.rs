@@ -42,10 +42,7 @@ impl Scene<'_> {
     /// Copies this node's server to another node, or that of another node to this one.
     pub(super) fn copy(&self, direction: Direction<'_>) -> Result<u8, Failure> {
         let (Direction::To(name) | Direction::From(name)) = direction;
-        let node = self.config.nodes.iter().find(|node| node.name == name);
-        let node = node.ok_or_else(|| {
-            usage(&format!("there is no node '{name}'"), "The nodes are the [node.NAME] sections of the configuration.")
-        })?;
+        let node = self.node(name)?;
         let wish = wish(self.config, self.context, self.arguments)?;
         if matches!(direction, Direction::From(_)) && node.transport == Transport::Sftp {
             return self.clone_from(node, &wish);
