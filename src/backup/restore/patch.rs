@@ -2,17 +2,24 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 
 /// What is compared at a time, in bytes: a page of PostgreSQL.
 const BLOCK: usize = 8192;
 
+/// The kernel is told to write out so much at a time, in bytes. It would leave all of it to the end otherwise, and the
+/// disk would rest while we decode.
+const WRITTEN_OUT: u64 = 4 << 20;
+
 /// A file that becomes another.
 pub struct Patch {
     file: File,
+    /// Up to where the kernel was told to write out what it has.
+    told: u64,
     /// How much of what was there before is left, in bytes.
     old: u64,
     offset: u64,
@@ -31,7 +38,7 @@ impl Patch {
         if old > size {
             file.set_len(size)?;
         }
-        Ok(Patch { file, old: old.min(size), offset: 0, buffer: Vec::new() })
+        Ok(Patch { file, told: 0, old: old.min(size), offset: 0, buffer: Vec::new() })
     }
 
     /// Takes the next bytes; returns how many of them had to be written.
@@ -44,7 +51,17 @@ impl Patch {
             written += new.len() as u64;
         }
         self.offset += bytes.len() as u64;
+        self.write_out();
         Ok(written)
+    }
+
+    /// Begins to write out what was written, without waiting for it. What is clean by then leaves the cache.
+    fn write_out(&mut self) {
+        if let Some(length) = NonZeroU64::new(self.offset - self.told).filter(|length| length.get() >= WRITTEN_OUT) {
+            // Only advice: where it is not taken, the end waits longer.
+            let _ = fadvise(&self.file, self.told, Some(length), Advice::DontNeed);
+            self.told = self.offset;
+        }
     }
 
     /// Writes what differs, each run of blocks at once.
