@@ -12,16 +12,17 @@ import sys
 import archiving
 import backup
 import calls
+import recovery
 import report
 import restoring
 from machine import Broken, run, say
 from server import MEASURING, Server
 from sshd import Sshd
 
-GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup"]
+GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup", "recovery"]
 
 # Those that need WAL to archive.
-ON_WAL = GROUPS[:-1]
+ON_WAL = GROUPS[:-2]
 
 
 class Bench:
@@ -69,7 +70,8 @@ class Bench:
         if group == "ssh":
             return archiving.measure(self, group, *archiving.ssh_contenders(self))
         return {"restore": restoring.single_calls, "restore-ssh": restoring.over_ssh,
-                "ready": calls.ready_answers, "memory": calls.memory, "backup": backup.measure}[group](self)
+                "ready": calls.ready_answers, "memory": calls.memory, "backup": backup.measure,
+                "recovery": recovery.measure}[group](self)
 
     def facts(self):
         """What a reader must know to make sense of the numbers."""

@@ -54,7 +54,7 @@ class Server:
     def start(self, text):
         """Starts it with these settings."""
         self.configure(text)
-        run(self.programs / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "60", "start",
+        run(self.programs / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "600", "start",
             env={**os.environ, "PGHOST": str(self.folder)})
 
     def stop(self):
