@@ -307,8 +307,9 @@ impl Server {
         let started = spawn_detached(self.program("postgres")?, &arguments, Some(log));
         let pid =
             started.map_err(|source| ServerError::Process { job: "start", pgdata: self.pgdata.clone(), source })?;
-        // It takes the directory before it can be seen at work there.
-        while !self.pgdata.join("postmaster.pid").exists() && is_alive(pid) && !deadline.expired() {
+        // Until it works in the directory it is not gone but on its way there, whatever a killed one left lying.
+        let at_work = || at_work(&self.pgdata).is_ok_and(|pids| pids.contains(&pid));
+        while is_alive(pid) && !at_work() && !deadline.expired() {
             std::thread::sleep(LOOK_AGAIN);
         }
         Ok(())
