@@ -87,6 +87,25 @@ fn every_program_has_a_section_with_the_line_it_is_called_by() {
     }
 }
 
+#[test]
+fn the_codes_for_those_who_come_from_repmgr_are_ours() {
+    let readme = project("README.md");
+    let (_, table) = readme.split_once("| repmgr says | cluster-monitor says |\n| --- | --- |\n").expect("it is there");
+    let monitor = pgwarm::cli::program("cluster-monitor").expect("because it is ours");
+    let known: BTreeSet<u8> = help::exit_codes(monitor).iter().map(|row| row.code).collect();
+    let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    // As repmgr 5.3 numbers them (errcode.h); those for its own barman and configuration of rsync have no match here.
+    let theirs = ["1 ", "6 ", "7 ", "8 ", "9 ", "11 ", "12 ", "18 ", "22 ", "23 ", "24 ", "25 ", "26 "];
+    for code in theirs {
+        assert!(rows.iter().any(|row| row.contains(&format!(" {code}ERR_"))), "{code} is not mapped");
+    }
+    for row in rows {
+        let ours = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let codes: Vec<u8> = ours.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+        assert!(!codes.is_empty() && codes.iter().all(|code| known.contains(code)), "{row}");
+    }
+}
+
 /// Every option that a text shows behind a program's name, as `program --option`.
 fn shown_options(text: &str) -> BTreeSet<(&'static str, String)> {
     let mut shown = BTreeSet::new();

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::PROGRAMS;
 use crate::config::{Source, value};
+use crate::error::{Class, Failure};
 use crate::store::serve::is_plain_name;
 use crate::wal::Lsn;
 
@@ -195,7 +196,6 @@ fn into_directories(command: Command) -> Command {
 
 /// `trigger-failover`: makes this node the primary.
 pub fn trigger_failover() -> Command {
-    const LIFTS: &str = "What lifts a rule";
     configured("trigger-failover", "Makes this standby the primary, if nothing speaks against it")
         .override_usage(
             "trigger-failover [OPTIONS] [--fast | --target TIME | --switchover]\n       \
@@ -210,31 +210,40 @@ pub fn trigger_failover() -> Command {
                 .value_name("TIME"),
         )
         .arg(flag("switchover", "Change places with the primary, which is alive"))
-        .arg(flag("fence", "Stop whoever may take writes first").help_heading(LIFTS))
-        .arg(
-            text("down", "NODE is certainly off or cut off from its clients; may be given again")
-                .long("down")
-                .value_name("NODE")
-                .action(ArgAction::Append)
-                .help_heading(LIFTS),
-        )
-        .arg(
-            text("ignore", "Do without what only NODE may hold; may be given again")
-                .long("ignore")
-                .value_name("NODE")
-                .action(ArgAction::Append)
-                .help_heading(LIFTS),
-        )
-        .arg(flag("take-claim", "Take over the claim of a node that is gone").help_heading(LIFTS))
-        .arg(flag("even-if-behind", "Promote this node although another is the better choice").help_heading(LIFTS))
-        .arg(flag("accept-loss", "Lose WAL that is known to be elsewhere").help_heading(LIFTS))
-        .arg(flag("without-configuration", "Go on without what a primary needs").help_heading(LIFTS))
+        .args(lifts())
         .arg(flag("abort", "Give up an operation that was cut short"))
         .arg(flag("rules", "Print the rules, then end"))
         .arg(
             text("observe", "Print what this node, NODE, sees of itself").long("observe").value_name("NODE").hide(true),
         )
-        .group(ArgGroup::new("job").args(["fast", "target", "switchover", "abort", "rules", "observe", "show-config"]))
+        .arg(text("look", "Print what this node, NODE, sees of all").long("look").value_name("NODE").hide(true))
+        .group(ArgGroup::new("job").args([
+            "fast",
+            "target",
+            "switchover",
+            "abort",
+            "rules",
+            "observe",
+            "look",
+            "show-config",
+        ]))
+}
+
+/// What lifts a rule of a change of role.
+pub(super) fn lifts() -> [Arg; 7] {
+    let lift = |argument: Arg| argument.help_heading("What lifts a rule");
+    let nodes = |name: &'static str, help: &'static str| {
+        lift(text(name, help).long(name).value_name("NODE").action(ArgAction::Append))
+    };
+    [
+        lift(flag("fence", "Stop whoever may take writes first")),
+        nodes("down", "NODE is certainly off or cut off from its clients; may be given again"),
+        nodes("ignore", "Do without what only NODE may hold; may be given again"),
+        lift(flag("take-claim", "Take over the claim of a node that is gone")),
+        lift(flag("even-if-behind", "Promote this node although another is the better choice")),
+        lift(flag("accept-loss", "Lose WAL that is known to be elsewhere")),
+        lift(flag("without-configuration", "Go on without what a primary needs")),
+    ]
 }
 
 /// `flush-primary`: the first half of a switchover.
@@ -336,50 +345,50 @@ pub fn standby_init() -> Command {
         .arg(text("follow", "Let this standby go on behind NODE").long("follow").value_name("NODE"))
         .arg(flag("rejoin", "Bring a former primary back, the cheapest way that is safe"))
         .arg(flag("abandon", "Remove what a run that was killed left half made"))
-        .arg(
-            text("mode", "What kind of standby; else standby.mode")
-                .long("mode")
-                .value_name("MODE")
-                .value_parser(["streaming", "hot", "warm", "cold"]),
-        )
-        .arg(text("upstream", "Stream from NODE; else from the primary").long("upstream").value_name("NODE"))
-        .arg(
-            text("slot", "Make a replication slot there; its name, else one made from this node's")
-                .long("slot")
-                .value_name("NAME")
-                .num_args(0..=1)
-                .default_missing_value(""),
-        )
-        .arg(
-            text("delay", "Keep replay so far behind, such as 1h")
-                .long("delay")
-                .value_name("TIME")
-                .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
-        )
+        .args(standby_ways())
         .arg(text("place", "--from archive: the node whose archive is meant").long("place").value_name("NODE"))
         .arg(text("label", "--from archive: the backup; else the newest good one").long("label").value_name("LABEL"))
-        .arg(
-            text("map", "Put the tablespace OID into DIR; may be given again")
-                .long("map")
-                .value_name("OID=DIR")
-                .action(ArgAction::Append),
-        )
-        .arg(
-            text("rung", "--rejoin: take this way back, or none")
-                .long("rung")
-                .value_name("RUNG")
-                .value_parser(["follow", "follow-archive", "rewind", "rewind-archive", "restore", "clone"])
-                .requires("rejoin"),
-        )
-        .arg(flag("keep-old", "Keep the directory that is replaced"))
-        .arg(number("jobs", "Work on so many files at once; 0: one for each core", 64))
-        .arg(
-            text("rate-limit", "Copy at most so many bytes a second, such as 50MB; 0: no limit")
-                .long("rate-limit")
-                .value_name("SIZE")
-                .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
-        )
         .group(ArgGroup::new("job").args(["from", "adopt", "follow", "rejoin", "abandon", "show-config"]).required(true))
+}
+
+/// How a standby is made, follows or comes back.
+pub(super) fn standby_ways() -> [Arg; 9] {
+    [
+        text("mode", "What kind of standby; else standby.mode").long("mode").value_name("MODE").value_parser([
+            "streaming",
+            "hot",
+            "warm",
+            "cold",
+        ]),
+        text("upstream", "Stream from NODE; else from the primary").long("upstream").value_name("NODE"),
+        text("slot", "Make a replication slot there; its name, else one made from this node's")
+            .long("slot")
+            .value_name("NAME")
+            .num_args(0..=1)
+            .default_missing_value(""),
+        text("delay", "Keep replay so far behind, such as 1h")
+            .long("delay")
+            .value_name("TIME")
+            .value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message)),
+        text("map", "Put the tablespace OID into DIR; may be given again")
+            .long("map")
+            .value_name("OID=DIR")
+            .action(ArgAction::Append),
+        text("rung", "rejoin: take this way back, or none").long("rung").value_name("RUNG").value_parser([
+            "follow",
+            "follow-archive",
+            "rewind",
+            "rewind-archive",
+            "restore",
+            "clone",
+        ]),
+        flag("keep-old", "Keep the directory that is replaced"),
+        number("jobs", "Work on so many files at once; 0: one for each core", 64),
+        text("rate-limit", "Copy at most so many bytes a second, such as 50MB; 0: no limit")
+            .long("rate-limit")
+            .value_name("SIZE")
+            .value_parser(|text: &str| value::size(text).map_err(|mistake| mistake.message)),
+    ]
 }
 
 /// `check-node`: changes nothing.
@@ -466,6 +475,22 @@ pub(super) fn configured(name: &'static str, about: &'static str) -> Command {
                 .help_heading(HEADING),
         )
         .arg(flag("show-config", "Show every value with its origin, then end").help_heading(HEADING))
+}
+
+/// Refuses an option that a job does not know. `table` says to which jobs each option belongs; the others go with all.
+pub fn refuse_strangers(
+    program: &str,
+    matches: &ArgMatches,
+    job: &str,
+    table: &[(&str, &[&str])],
+) -> Result<(), Failure> {
+    use clap::parser::ValueSource::CommandLine;
+    let given = |option: &str| matches.value_source(option) == Some(CommandLine);
+    match table.iter().find(|(option, jobs)| given(option) && !jobs.contains(&job)) {
+        None => Ok(()),
+        Some((option, jobs)) => Err(Failure::new(Class::Usage, format!("'{job}' takes no --{option}"))
+            .hinted(format!("It belongs to {}; see '{program} --help'.", jobs.join(", ")))),
+    }
 }
 
 /// What the command line says about the configuration.

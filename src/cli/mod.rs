@@ -147,7 +147,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "cluster-monitor",
         command: cluster_monitor::arguments::cluster_monitor,
-        classes: &[Absent, Conflict, Storage, Remote, Postgres, Timeout, Busy],
+        classes: &[Absent, Conflict, Corrupt, Storage, Remote, Postgres, Timeout, Busy],
         failures: Failures::Class,
         lines: &[],
     },

@@ -45,14 +45,23 @@ const OPTIONS: &[(&str, &[&str])] = &[
     ("keep-old", &["from", "rejoin"]),
     ("jobs", &["from", "rejoin"]),
     ("rate-limit", &["from", "rejoin"]),
+    ("rung", &["rejoin"]),
 ];
 
 /// Runs the program.
 pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     refuse_strangers(arguments)?;
+    if arguments.get_flag("abandon") {
+        return abandon(context);
+    }
+    bring(job(arguments), arguments, context)
+}
+
+/// Does one job, or shows what would be done. `arguments` say how.
+pub fn bring(job: Job, arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let config = Arc::new(context.config.clone());
     let sites = Sites::new(&config);
-    let request = request(arguments, &config)?;
+    let request = request(job, arguments, &config)?;
     let commands = commands(context, &config)?;
     let look = Look { config: &config, sites: &sites, request: &request, commands: &commands };
     if context.dry_run {
@@ -74,9 +83,6 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
         },
         rate: arguments.get_one::<u64>("rate-limit").copied().unwrap_or(config.backup.rate_max),
     };
-    if arguments.get_flag("abandon") {
-        return abandon(&actor, context);
-    }
     let tell = |prepared: &Prepared| match context.json || context.quiet {
         true => Ok(()),
         false => progress.bar.suspend(|| output::print(&beforehand(prepared, Palette::of_stdout()))),
@@ -108,17 +114,26 @@ fn refuse_strangers(arguments: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-fn request(arguments: &ArgMatches, config: &Config) -> Result<Request, Failure> {
+fn job(arguments: &ArgMatches) -> Job {
     let text = |name: &str| arguments.get_one::<String>(name).cloned();
-    let job = match (text("from"), text("follow")) {
+    match (text("from"), text("follow")) {
         (Some(from), _) if from == "archive" => {
             Job::Make(Source::Archive { place: text("place"), label: text("label") })
         }
         (Some(node), _) => Job::Make(Source::Node(node)),
         (_, Some(node)) => Job::Follow(node),
-        _ if arguments.get_flag("rejoin") => Job::Rejoin(text("rung").map(|rung| rung_of(&rung))),
+        _ if arguments.get_flag("rejoin") => rejoin(arguments),
         _ => Job::Adopt,
-    };
+    }
+}
+
+/// A former primary comes back, by the rung that is named or by the first that is open.
+pub fn rejoin(arguments: &ArgMatches) -> Job {
+    Job::Rejoin(arguments.get_one::<String>("rung").map(|rung| rung_of(rung)))
+}
+
+fn request(job: Job, arguments: &ArgMatches, config: &Config) -> Result<Request, Failure> {
+    let text = |name: &str| arguments.get_one::<String>(name).cloned();
     let mode = match text("mode").as_deref() {
         Some("streaming") => StandbyMode::Streaming,
         Some("hot") => StandbyMode::Hot,
@@ -182,8 +197,11 @@ fn commands(context: &Context, config: &Config) -> Result<Commands, Failure> {
     Ok(Commands::new(folder, &context.source_arguments(), restores, cleans, ships))
 }
 
-fn abandon(actor: &Actor<'_>, context: &Context) -> Result<u8, Failure> {
-    let Some(entry) = actor.journal.read()? else {
+/// Removes what a run that was killed left, as long as the data directory is as it was.
+fn abandon(context: &Context) -> Result<u8, Failure> {
+    let config = Arc::new(context.config.clone());
+    let journal = Journal::take(&Spool::new(&config.local.spool))?;
+    let Some(entry) = journal.read()? else {
         output::print("there is nothing that was left half made\n")?;
         return Ok(0);
     };
@@ -191,9 +209,14 @@ fn abandon(actor: &Actor<'_>, context: &Context) -> Result<u8, Failure> {
         return Err(Failure::new(Class::Refused, format!("the run of {} has changed the data directory", entry.begun))
             .hinted("Run it again as it was called; it goes on where it was."));
     }
-    actor.undo(&entry)?;
+    let verb = if context.dry_run { "would remove" } else { "removed" };
+    if !context.dry_run {
+        let (sites, progress) = (Sites::new(&config), Progress::new(context));
+        let actor = Actor { config: &config, sites: &sites, journal: &journal, watcher: &progress, jobs: 1, rate: 0 };
+        actor.undo(&entry)?;
+    }
     if !context.quiet {
-        output::print(&format!("removed what the run of {} left\n", entry.begun))?;
+        output::print(&format!("{verb} what the run of {} left\n", entry.begun))?;
     }
     Ok(0)
 }

@@ -22,17 +22,11 @@ use crate::failover::act::{self, Scene, Watcher};
 use crate::failover::decide::{Verdict, case};
 use crate::failover::lost::{self, Lost};
 use crate::failover::observation::Observation;
-use crate::failover::observe::view;
+use crate::failover::observe::{Observer, view};
 use crate::failover::plan::{Loss, Step};
 use crate::failover::report::{Report, is_the_servers_own};
 use crate::failover::rules::{Intent, Lift, Policy, RULES, Scope};
 use crate::failover::standing::Standing;
-
-/// An older answer counts as none.
-const AGE_MAX: Duration = Duration::from_secs(60);
-
-/// Who got WAL so shortly ago has a sender that lives.
-const FRESH: Duration = Duration::from_secs(10);
 
 /// The whole `main`: the rules are printed wherever one asks for them, also without a configuration.
 pub fn main() -> ExitCode {
@@ -50,15 +44,30 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     if let Some(node) = arguments.get_one::<String>("observe") {
         return observe(node, &config);
     }
-    let policy = policy(arguments, &config)?;
-    let shared = shared_file(context)?;
-    let teller = Teller { shown: !context.json && !context.quiet };
-    let scene = Scene::new(&config, &shared, &teller)?;
+    if let Some(node) = arguments.get_one::<String>("look") {
+        return look(node, &config, context);
+    }
     if arguments.get_flag("abort") {
-        let said = act::abort(&scene)?;
+        let said = act::abort(&Scene::new(&config, &shared_file(context)?, &Teller { shown: false })?)?;
         output::print(&format!("{said}\n"))?;
         return Ok(0);
     }
+    let intent = match arguments.get_one::<String>("target") {
+        Some(target) => Intent::Until(time(target)?),
+        None if arguments.get_flag("fast") => Intent::Fast,
+        None if arguments.get_flag("switchover") => Intent::Switchover,
+        None => Intent::Failover,
+    };
+    change(intent, arguments, context)
+}
+
+/// Changes the role of this node, or shows what would be done. `arguments` say what is lifted.
+pub fn change(intent: Intent, arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
+    let config = Arc::new(context.config.clone());
+    let policy = policy(intent, arguments, &config)?;
+    let shared = shared_file(context)?;
+    let teller = Teller { shown: !context.json && !context.quiet };
+    let scene = Scene::new(&config, &shared, &teller)?;
     if context.dry_run {
         return dry_run(&scene, &policy, context);
     }
@@ -70,14 +79,31 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What another node asks this one. It must be the one that is meant: the same file lies on every node.
+/// What another node asks this one to look at: itself.
 fn observe(node: &str, config: &Config) -> Result<u8, Failure> {
-    if node != config.local.node {
-        let text = format!("this is node '{}', not '{node}'", config.local.node);
-        return Err(Failure::new(Class::Config, text).hinted("Check the host of both nodes, and local.node here."));
-    }
+    meant(node, config)?;
     let view = view::look(config, config.own()).map_err(|why| Failure::new(Class::Storage, why))?;
-    let json = serde_json::to_string(&view).expect("because plain data has no reason not to become JSON");
+    print_line(&view)
+}
+
+/// What another node asks this one to look at: everything, as it would before a promotion.
+fn look(node: &str, config: &Arc<Config>, context: &Context) -> Result<u8, Failure> {
+    meant(node, config)?;
+    print_line(&Observer::new(config, &shared_file(context)?).look(&[]))
+}
+
+/// This node must be the one that is meant: the same file lies on every node.
+fn meant(node: &str, config: &Config) -> Result<(), Failure> {
+    if node == config.local.node {
+        return Ok(());
+    }
+    let text = format!("this is node '{}', not '{node}'", config.local.node);
+    Err(Failure::new(Class::Config, text).hinted("Check the host of both nodes, and local.node here."))
+}
+
+/// Prints plain data on one line, for a program of ours.
+fn print_line(value: &impl serde::Serialize) -> Result<u8, Failure> {
+    let json = serde_json::to_string(value).expect("because plain data has no reason not to become JSON");
     output::print(&format!("{json}\n"))?;
     Ok(0)
 }
@@ -90,7 +116,8 @@ pub fn shared_file(context: &Context) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(&path).unwrap_or(path))
 }
 
-fn policy(arguments: &ArgMatches, config: &Config) -> Result<Policy, Failure> {
+/// What the operator wants and lifts.
+pub fn policy(intent: Intent, arguments: &ArgMatches, config: &Config) -> Result<Policy, Failure> {
     let lifts = [
         ("fence", Lift::Fence),
         ("take-claim", Lift::TakeClaim),
@@ -98,21 +125,11 @@ fn policy(arguments: &ArgMatches, config: &Config) -> Result<Policy, Failure> {
         ("accept-loss", Lift::AcceptLoss),
         ("without-configuration", Lift::WithoutConfiguration),
     ];
-    let intent = match arguments.get_one::<String>("target") {
-        Some(target) => Intent::Until(time(target)?),
-        None if arguments.get_flag("fast") => Intent::Fast,
-        None if arguments.get_flag("switchover") => Intent::Switchover,
-        None => Intent::Failover,
-    };
     Ok(Policy {
-        intent,
         lifted: lifts.into_iter().filter(|(flag, _)| arguments.get_flag(flag)).map(|(_, lift)| lift).collect(),
         down: nodes(arguments, "down", config)?,
         ignored: nodes(arguments, "ignore", config)?,
-        fence: !config.failover.fence.is_empty(),
-        age_max: AGE_MAX,
-        fresh: FRESH,
-        claim: None,
+        ..Policy::strict(intent, config)
     })
 }
 
@@ -295,7 +312,8 @@ fn standing_cell(standing: &Standing) -> Cell {
     }
 }
 
-fn loss(loss: &Loss) -> String {
+/// What is lost, in words.
+pub fn loss(loss: &Loss) -> String {
     let mut text = match loss.bytes {
         0 => "known to be lost: nothing\n".to_owned(),
         bytes => format!("known to be lost: {} ({})\n", output::size(bytes), loss.held_by.join("; ")),

@@ -180,4 +180,4 @@ fn loss(case: &Case<'_>, fork: crate::wal::Lsn) -> Loss {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,10 +2,12 @@
 //!
 //! Reading order: [`observation`] is what can be known, [`standing`] what a node is taken for, [`rules`] the table that
 //! refuses, [`decide`] the pure decision, [`plan`] the steps. [`observe`] finds out, [`act`] carries out, [`journal`]
-//! remembers how far. [`flush`] is the primary's half of a switchover, [`handover`] what it leaves behind.
+//! remembers how far. [`explain`] asks the decision about every node at once. [`flush`] is the primary's half of a
+//! switchover, [`handover`] what it leaves behind.
 
 pub mod act;
 pub mod decide;
+pub mod explain;
 pub mod flush;
 pub mod handover;
 pub mod journal;

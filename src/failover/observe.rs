@@ -5,6 +5,7 @@
 
 mod archives;
 mod contact;
+mod everywhere;
 pub mod peer;
 mod tail;
 pub mod view;
@@ -21,6 +22,7 @@ use crate::cluster::standby::configuration::{Set, configuration_set};
 use crate::config::{Config, Node, NodeKind};
 use crate::error::Failure;
 
+pub use everywhere::look_everywhere;
 pub use tail::{Tail, end_of_wal};
 
 /// Looks at the cluster from this node.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observation::Observation;
 use super::standing::Standing;
+use crate::config::Config;
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,28 @@ pub struct Policy {
     pub fresh: Duration,
     /// The id of our own claim, where one was made by an earlier run.
     pub claim: Option<String>,
+}
+
+/// An older answer counts as none.
+const AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Who got WAL so shortly ago has a sender that lives.
+const FRESH: Duration = Duration::from_secs(10);
+
+impl Policy {
+    /// What holds where nobody lifts anything.
+    pub fn strict(intent: Intent, config: &Config) -> Policy {
+        Policy {
+            intent,
+            lifted: BTreeSet::new(),
+            down: BTreeSet::new(),
+            ignored: BTreeSet::new(),
+            fence: !config.failover.fence.is_empty(),
+            age_max: AGE_MAX,
+            fresh: FRESH,
+            claim: None,
+        }
+    }
 }
 
 /// One rule.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use serde::Serialize;
 
+use super::arguments::refuse_strangers;
 use super::output;
 use super::run::{self, Context};
 use crate::cluster::check::{Finding, Level};
@@ -26,10 +27,12 @@ use crate::monitor::view::View;
 pub mod arguments;
 mod daemon;
 mod events;
+mod explain;
 mod lag;
 mod matrix;
 mod node;
 mod registration;
+mod roles;
 mod status;
 mod upkeep;
 
@@ -55,21 +58,22 @@ pub fn main() -> ExitCode {
 /// Runs the program.
 pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let word = |name: &str| arguments.get_one::<String>(name).map(String::as_str);
-    let what = word("what");
-    match (word("job").unwrap_or_default(), what) {
+    let (job, what) = repmgr(word("job").unwrap_or_default(), word("what"));
+    refuse_strangers("cluster-monitor", arguments, job, arguments::OPTIONS)?;
+    match (job, what) {
         ("run", None) => daemon::run(context),
         ("status", None) => status::run(context),
         ("lag", None) => lag::run(context),
         ("events", None) => events::run(arguments, context),
         ("matrix", None) => matrix::run(arguments, context),
         ("node", None | Some("check")) => node::run(arguments, context),
+        ("explain", None) => explain::run(arguments, context),
+        ("promote", None) => roles::promote(arguments, context),
+        ("switchover", None) => roles::switch_over(arguments, context),
+        ("follow", node) => roles::follow(arguments, context, node),
+        ("rejoin", None) => roles::rejoin(arguments, context),
         ("register", _) => registration::register(arguments, context, what),
         ("unregister", None) => registration::unregister(arguments, context),
-        // repmgr puts the noun first.
-        (noun @ ("primary" | "standby" | "dr" | "witness"), Some("register")) => {
-            registration::register(arguments, context, Some(noun))
-        }
-        ("primary" | "standby" | "dr" | "witness", Some("unregister")) => registration::unregister(arguments, context),
         ("pause", None) => upkeep::pause(arguments, context),
         ("resume", None) => upkeep::resume(context),
         ("cleanup", None) => upkeep::clean_up(arguments, context),
@@ -79,6 +83,23 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
             Err(Failure::new(Class::Usage, format!("'{job}{said}' is nothing that can be done"))
                 .hinted("Run 'cluster-monitor --help' to see how it is called."))
         }
+    }
+}
+
+/// What repmgr's words mean here: there the noun goes first.
+fn repmgr<'a>(job: &'a str, what: Option<&'a str>) -> (&'a str, Option<&'a str>) {
+    match (job, what) {
+        (noun @ ("primary" | "standby" | "dr" | "witness"), Some("register")) => ("register", Some(noun)),
+        ("primary" | "standby" | "dr" | "witness", Some("unregister")) => ("unregister", None),
+        ("standby", Some(verb @ ("promote" | "switchover" | "follow"))) | ("node", Some(verb @ "rejoin")) => {
+            (verb, None)
+        }
+        ("cluster", Some("show")) => ("status", None),
+        ("cluster", Some("event" | "events")) => ("events", None),
+        ("cluster", Some(verb @ ("matrix" | "cleanup"))) => (verb, None),
+        ("service", Some(verb @ ("pause" | "status"))) => (verb, None),
+        ("service", Some("unpause")) => ("resume", None),
+        as_it_is => as_it_is,
     }
 }
 
@@ -160,4 +181,42 @@ fn records(config: &Config, view: &View) -> Result<Records, Failure> {
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(value).expect("because plain data has no reason not to become JSON");
     output::print(&format!("{json}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_repmgr_mean_what_they_say() {
+        for (noun, verb, job, what) in [
+            ("standby", Some("register"), "register", Some("standby")),
+            ("witness", Some("unregister"), "unregister", None),
+            ("standby", Some("promote"), "promote", None),
+            ("standby", Some("switchover"), "switchover", None),
+            ("standby", Some("follow"), "follow", None),
+            ("node", Some("rejoin"), "rejoin", None),
+            ("node", Some("check"), "node", Some("check")),
+            ("cluster", Some("show"), "status", None),
+            ("cluster", Some("event"), "events", None),
+            ("service", Some("unpause"), "resume", None),
+            ("follow", Some("db1"), "follow", Some("db1")),
+            ("primary", Some("promote"), "primary", Some("promote")),
+        ] {
+            assert_eq!(repmgr(noun, verb), (job, what), "{noun} {verb:?}");
+        }
+    }
+
+    #[test]
+    fn every_option_belongs_to_jobs_that_there_are() {
+        let mut command = arguments::cluster_monitor();
+        command.build();
+        for (option, jobs) in arguments::OPTIONS {
+            assert!(command.get_arguments().any(|one| one.get_id() == option), "there is no --{option}");
+            for job in *jobs {
+                let parsed = command.clone().try_get_matches_from(["cluster-monitor", job]);
+                assert!(parsed.is_ok(), "there is no job '{job}'");
+            }
+        }
+    }
 }

@@ -39,15 +39,7 @@ const WITHOUT: &[&str] = &["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"];
 
 /// Refuses an option that the word does not know.
 pub fn refuse_strangers(arguments: &ArgMatches, job: &str) -> Result<(), Failure> {
-    use clap::parser::ValueSource::CommandLine;
-    let given = |option: &str| arguments.value_source(option) == Some(CommandLine);
-    match OPTIONS.iter().find(|(option, jobs)| given(option) && !jobs.contains(&job)) {
-        None => Ok(()),
-        Some((option, jobs)) => Err(usage(
-            format!("'{job}' takes no --{option}"),
-            format!("It belongs to {}; see 'pitr-restore --help'.", jobs.join(" and ")),
-        )),
-    }
+    crate::cli::arguments::refuse_strangers("pitr-restore", arguments, job, OPTIONS)
 }
 
 /// What is to be reached, and from where; `otherwise` where no target is named.

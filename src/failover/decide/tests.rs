@@ -14,7 +14,7 @@ use crate::postgres::control::ClusterState;
 use crate::store::claim::{Claim, State};
 use crate::wal::{Lsn, SegmentNumber, SegmentSize, SystemId, TimelineHistory, TimelineId};
 
-const MIB: u64 = 1 << 20;
+pub(in crate::failover) const MIB: u64 = 1 << 20;
 
 fn size() -> SegmentSize {
     SegmentSize::new(MIB).expect("because 1 MiB is a size")
@@ -29,7 +29,7 @@ fn history(number: u8) -> TimelineHistory {
     }
 }
 
-fn view(server: Serving, system: u64, timeline: u8, end: u64) -> View {
+pub(in crate::failover) fn view(server: Serving, system: u64, timeline: u8, end: u64) -> View {
     View {
         system: SystemId(system),
         segment_size: size(),
@@ -48,20 +48,20 @@ fn view(server: Serving, system: u64, timeline: u8, end: u64) -> View {
     }
 }
 
-fn fact<T>(value: T) -> Fact<T> {
+pub(in crate::failover) fn fact<T>(value: T) -> Fact<T> {
     Fact::new("test", Ok(value))
 }
 
-fn unknown<T>() -> Fact<T> {
+pub(in crate::failover) fn unknown<T>() -> Fact<T> {
     Fact::new("test", Err("no answer".to_owned()))
 }
 
-fn other(name: &str, contact: Fact<Contact>, view: Fact<View>) -> Other {
+pub(in crate::failover) fn other(name: &str, contact: Fact<Contact>, view: Fact<View>) -> Other {
     let upstream = name == "alpha";
     Other { name: name.to_owned(), kind: NodeKind::Node, upstream, contact, view, handover: None }
 }
 
-fn holder(name: &str, whole: &[(u64, u64)]) -> Holder {
+pub(in crate::failover) fn holder(name: &str, whole: &[(u64, u64)]) -> Holder {
     let whole = whole.iter().map(|(first, last)| (SegmentNumber(*first), SegmentNumber(*last))).collect();
     let held = Holdings {
         system: SystemId(7),
@@ -75,7 +75,7 @@ fn holder(name: &str, whole: &[(u64, u64)]) -> Holder {
 }
 
 /// A standby whose primary is gone: nobody listens there.
-fn plain() -> Observation {
+pub(in crate::failover) fn plain() -> Observation {
     Observation {
         cluster: "main".to_owned(),
         node: "beta".to_owned(),
@@ -89,7 +89,7 @@ fn plain() -> Observation {
     }
 }
 
-fn policy() -> Policy {
+pub(in crate::failover) fn policy() -> Policy {
     Policy {
         intent: Intent::Failover,
         lifted: BTreeSet::new(),
