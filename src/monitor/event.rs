@@ -86,9 +86,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().flat_map(|(_, bad, good)| [*bad, *good]).chain(OTHER_NAMES.iter().copied())
 }
 
-/// The states that a picture and its findings show.
-pub fn states(view: &View, findings: &[Finding]) -> States {
-    let mut states = States::new();
+/// The states that a picture and its findings show. What was bad before, and has no finding because it is seen to be
+/// over, is well again: a slot that was dropped, a replay that goes on.
+pub fn states(known: &States, view: &View, findings: &[Finding]) -> States {
+    let over = |subject: &str| subject.split_once(':').is_some_and(|(check, about)| is_over(view, check, about));
+    let bad = known.iter().filter(|(subject, state)| *state != "ok" && over(subject));
+    let mut states: States = bad.map(|(subject, _)| (subject.clone(), "ok".to_owned())).collect();
     for finding in findings.iter().filter(|finding| finding.level != Level::Unknown) {
         if NAMES.iter().any(|(check, ..)| *check == finding.check) && !shadowed(view, finding) {
             states.insert(format!("{}:{}", finding.check, finding.subject), finding.level.to_string());
@@ -100,6 +103,29 @@ pub fn states(view: &View, findings: &[Finding]) -> States {
         states.insert(format!("rogue:{}", node.name), rogue.to_owned());
     }
     states
+}
+
+/// True where a trouble is seen to be over. What is not seen is over for nobody.
+fn is_over(view: &View, check: &str, about: &str) -> bool {
+    let (name, rest) = about.split_once(['/', ' ']).unwrap_or((about, ""));
+    let Some(node) = view.node(name) else {
+        return check == "synchronous" && view.synchronous_standby_names.as_deref() == Some("");
+    };
+    let runs = node.state == "running";
+    match check {
+        "replay" => runs && !node.replay_paused,
+        "lag" | "replication" => runs && node.role == Role::Primary,
+        "slot" => runs && node.slots.iter().all(|slot| slot.name != rest),
+        "system" => {
+            let primary = view.primary.as_ref().and_then(|name| view.node(name));
+            runs && primary.is_some_and(|primary| primary.system_identifier == node.system_identifier)
+        }
+        "queue" => {
+            let place = rest.trim_start_matches("for ");
+            node.report.as_ref().is_some_and(|report| !report.queues.contains_key(place))
+        }
+        _ => false,
+    }
 }
 
 /// True for what another subject tells: the loss of the primary is one event and not two, and a rival has its own.
@@ -146,7 +172,7 @@ fn describe(
             let primary = view.primary.as_deref().unwrap_or("no node");
             format!("{node} was promoted to timeline {timeline} while {primary} is the primary: two nodes take writes")
         }
-        _ => finding.map(|finding| finding.message.clone()).unwrap_or_default(),
+        _ => finding.map_or_else(|| "it is over".to_owned(), |finding| finding.message.clone()),
     };
     // The loss of the primary is about the node that was it.
     let registered = view.nodes.iter().find(|one| one.registered.as_deref() == Some("primary"));
@@ -191,13 +217,33 @@ mod tests {
     fn of(scene: &Scene) -> (States, View, Vec<Finding>) {
         let view = scene.view();
         let findings = judged(&view, &limits());
-        (states(&view, &findings), view, findings)
+        (states(&States::new(), &view, &findings), view, findings)
     }
 
     fn between(before: &Scene, after: &Scene) -> Vec<(String, String)> {
         let (known, ..) = of(before);
-        let (now, view, findings) = of(after);
+        let (_, view, findings) = of(after);
+        let now = states(&known, &view, &findings);
         changes(&known, &now, &view, &findings).into_iter().map(|event| (event.event, event.node)).collect()
+    }
+
+    #[test]
+    fn what_is_seen_to_be_over_is_told_to_be() {
+        let mut paused = Scene::healthy();
+        paused.seen("db2").pause = Some("paused".to_owned());
+        assert_eq!(between(&Scene::healthy(), &paused), [pair("replay_paused", "db2")]);
+        assert_eq!(between(&paused, &Scene::healthy()), [pair("replay_resumed", "db2")]);
+        // One that does not answer has not gone on.
+        let gone = between(&paused, &Scene::healthy().gone("db2", How::Refused));
+        assert!(!gone.iter().any(|(event, _)| event == "replay_resumed"), "{gone:?}");
+        let (_, view, findings) = of(&Scene::healthy());
+        let known: States = ["slot:db1/dropped", "slot:db9/unknown", "queue:db1 for dr1", "lag:db2"]
+            .map(|subject| (subject.to_owned(), "critical".to_owned()))
+            .into();
+        let now = states(&known, &view, &findings);
+        let over = |subject: &str| now.get(subject).map(String::as_str) == Some("ok");
+        assert!(over("slot:db1/dropped") && over("lag:db2"), "{now:?}");
+        assert!(!over("slot:db9/unknown") && !over("queue:db1 for dr1"), "{now:?}");
     }
 
     fn pair(event: &str, node: &str) -> (String, String) {

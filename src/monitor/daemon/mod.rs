@@ -202,7 +202,7 @@ impl<'a> Daemon<'a> {
 
     /// Finds what has changed and has it told.
     fn notice(&mut self, view: &View, findings: &[Finding]) {
-        let now = event::states(view, findings);
+        let now = event::states(&self.known, view, findings);
         for event in event::changes(&self.known, &now, view, findings) {
             if event.event == "role_change" || event.event == "rogue_promotion" {
                 // The registries are stale now.

@@ -114,7 +114,8 @@ function plot() {
   }
   const pace = length > 1800 ? 600 : length > 600 ? 120 : 60;
   for (let at = Math.ceil(first / pace) * pace; at <= last; at += pace) {
-    shapes.push(svg("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, clock(at)));
+    const anchor = x(at) > width - 30 ? "end" : x(at) < left + 22 ? "start" : "middle";
+    shapes.push(svg("text", { x: x(at), y: height - 6, "text-anchor": anchor }, clock(at)));
   }
   names.forEach((name) => shapes.push(...line(series.nodes[name], series.at, x, y, colour(order(name)))));
   root.replaceChildren(...shapes);
@@ -181,13 +182,17 @@ function timeline(bar, archive) {
   const stretches = [...bar.held, ...bar.gaps];
   const from = Math.min(...stretches.map(([begin]) => begin)), to = Math.max(...stretches.map(([, end]) => end));
   const width = 600, x = (at) => 42 + ((at - from) / Math.max(1, to - from)) * (width - 42);
-  const rect = (kind) => ([begin, end]) => svg("rect", { class: kind, x: x(begin), y: 8, width: Math.max(2, x(end) - x(begin)), height: 14, rx: 3 });
+  // A gap is seen however narrow it is.
+  const rect = (kind, least) => ([begin, end]) => {
+    const wide = Math.max(least, x(end) - x(begin));
+    return svg("rect", { class: kind, x: Math.min(x(begin), width - wide), y: 8, width: wide, height: 14, rx: Math.min(3, wide / 2) });
+  };
   const position = (text) => { const [high, low] = text.split("/"); return parseInt(high, 16) * 4294967296 + parseInt(low, 16); };
   const here = archive.backups.filter((one) => one.stop && position(one.stop) >= from && position(one.stop) <= to);
   return svg("svg", { viewBox: `0 0 ${width} 28`, role: "img", "aria-label": `timeline ${bar.timeline}: ${bar.gaps.length} gaps` }, [
     svg("text", { x: 0, y: 19 }, `tli ${bar.timeline}`),
     svg("rect", { class: "track", x: 42, y: 8, width: width - 42, height: 14, rx: 3 }),
-    ...bar.held.map(rect("held")), ...bar.gaps.map(rect("gap")),
+    ...bar.held.map(rect("held", 2)), ...bar.gaps.map(rect("gap", 5)),
     ...here.map((one) => svg("path", { class: "backup", d: `M${x(position(one.stop))} 7 l-4.5 -7 h9 z` }, svg("title", {}, one.label))),
   ]);
 }
@@ -195,7 +200,7 @@ function timeline(bar, archive) {
 function backups(view, node, archive) {
   const newest = archive.backups.at(-1);
   const words = [newest ? `${archive.backups.length} backup${archive.backups.length > 1 ? "s" : ""}, the newest ${span(view.epoch - newest.finished)} old` : "no backup"];
-  if (archive.missing) words.push(`${archive.missing} segments missing`);
+  if (archive.missing) words.push(`${archive.missing} segment${archive.missing > 1 ? "s" : ""} missing`);
   if (node.lag.restorable) words.push(`can be restored to ${span(node.lag.restorable.seconds)} ago`);
   const drill = node.report.drill;
   words.push(drill ? `${drill.successful ? "last restore proven" : "last drill FAILED"} ${span(view.epoch - drill.at)} ago` : "no restore proven yet");

@@ -31,7 +31,8 @@ function span(seconds) {
   }
   return "";
 }
-const clock = (epoch) => new Date(epoch * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+const clock = (epoch, more) => new Date(epoch * 1000)
+  .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...more });
 const colour = (index) => `var(${colours[index % colours.length]})`;
 const mark = (node) => node.lag.replayed || node.lag.flushed || node.lag.relayed || node.lag.archived;
 
@@ -84,7 +85,7 @@ function paths(view) {
 function events(all) {
   const now = Date.now() / 1000;
   const shown = all.slice(0, 30).map((one) => el("li", { title: one.time }, [
-    el("time", {}, now - one.epoch < 86400 ? clock(one.epoch) : new Date(one.epoch * 1000).toLocaleDateString()),
+    el("time", {}, now - one.epoch < 86400 ? clock(one.epoch, { second: "2-digit" }) : new Date(one.epoch * 1000).toLocaleDateString()),
     el("div", {}, [
       el("b", { class: one.successful ? "" : "critical" }, one.event.replaceAll("_", " ")), " ", one.node,
       ...(one.details ? [el("div", { class: "detail" }, one.details)] : []),

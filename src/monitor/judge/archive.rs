@@ -66,7 +66,8 @@ fn archive(node: &NodeView, report: &Report) -> Vec<Finding> {
     let gap = match state.missing {
         0 => Finding::ok("gap", subject, "no segment is missing"),
         missing => {
-            let message = format!("{missing} segments are missing in its archive");
+            let are = if missing == 1 { "segment is" } else { "segments are" };
+            let message = format!("{missing} {are} missing in its archive");
             Finding::new(Level::Critical, "gap", subject, message).fix(fix)
         }
     };
