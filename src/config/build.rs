@@ -321,6 +321,7 @@ fn monitor(from: &Reader<'_>) -> Monitor {
         keep_events: from.time("monitor", "keep_events"),
         survey: from.time("monitor", "survey"),
         relay: from.switch("monitor", "relay"),
+        expire: from.time("monitor", "expire"),
         http: from.text("monitor", "http"),
         pid_file: from.path("monitor", "pid_file"),
         event_notification_command: from.words("monitor", "event_notification_command"),

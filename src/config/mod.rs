@@ -416,6 +416,8 @@ pub struct Monitor {
     pub survey: Duration,
     /// The daemon relays WAL also. Default off.
     pub relay: bool,
+    /// The daemon removes old backups so often; zero: never. Default 0.
+    pub expire: Duration,
     /// Where HTTP is answered, as written; none: nowhere.
     pub http: Option<String>,
     /// Holds the process id; none: no such file.

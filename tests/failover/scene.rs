@@ -22,7 +22,7 @@ use crate::support::{Layout, Outcome, PATIENCE, Program, Server, Stop, program, 
 pub const CLUSTER: &str = "main";
 
 /// Our programs that nodes call on each other.
-const CALLED: &[&str] = &["trigger-failover", "flush-primary", "serve-archive"];
+const CALLED: &[&str] = &["trigger-failover", "flush-primary", "serve-archive", "cluster-monitor"];
 
 /// One node.
 pub struct Node {

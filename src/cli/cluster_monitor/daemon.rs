@@ -34,7 +34,7 @@ pub fn run(context: &Context) -> Result<u8, Failure> {
         log::info!("http://{bound}/ shows the cluster");
     }
     let no_thread = |error| Failure::new(Class::Storage, format!("cannot start a thread: {error}"));
-    let _duties = Duties::start(&config, context.source_arguments()).map_err(no_thread)?;
+    let _duties = Duties::start(&config, &context.source_arguments()).map_err(no_thread)?;
     let load = || load(context);
     Daemon::new(&config, board, &load)?.run(&orders)?;
     Ok(0)
@@ -82,8 +82,9 @@ fn load(context: &Context) -> Result<Config, Failure> {
         Failure::new(Class::Config, problems.join("; "))
     })?;
     let (old, new) = (&context.config.monitor, &config.monitor);
-    if (&old.http, &old.pid_file, old.relay) != (&new.http, &new.pid_file, new.relay) {
-        log::warn!("monitor.http, monitor.pid_file and monitor.relay change with the next start");
+    let fixed = |it: &crate::config::Monitor| (it.http.clone(), it.pid_file.clone(), it.relay, it.expire);
+    if fixed(old) != fixed(new) {
+        log::warn!("monitor.http, monitor.pid_file, monitor.relay and monitor.expire change with the next start");
     }
     if config.local.node != context.config.local.node {
         return Err(Failure::new(Class::Refused, "a running daemon cannot become another node"));
