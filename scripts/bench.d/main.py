@@ -12,6 +12,7 @@ import sys
 import archiving
 import backup
 import calls
+import monitor
 import recovery
 import report
 import restoring
@@ -19,10 +20,10 @@ from machine import Broken, run, say
 from server import MEASURING, Server
 from sshd import Sshd
 
-GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup", "recovery"]
+GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup", "recovery", "monitor"]
 
 # Those that need WAL to archive.
-ON_WAL = GROUPS[:-2]
+ON_WAL = GROUPS[:6]
 
 
 class Bench:
@@ -33,6 +34,7 @@ class Bench:
         self.programs = self.work / "bin"
         self.server = Server(options.postgres, self.work / "server")
         self.pgbackrest, self.rsync = shutil.which("pgbackrest"), shutil.which("rsync")
+        self.quick = options.quick
         self.rounds = options.rounds or (1 if options.quick else 3)
         self.calls = 10 if options.quick else 40
         self.count = options.segments
@@ -71,12 +73,14 @@ class Bench:
             return archiving.measure(self, group, *archiving.ssh_contenders(self))
         return {"restore": restoring.single_calls, "restore-ssh": restoring.over_ssh,
                 "ready": calls.ready_answers, "memory": calls.memory, "backup": backup.measure,
-                "recovery": recovery.measure}[group](self)
+                "recovery": recovery.measure, "monitor": monitor.measure}[group](self)
 
     def facts(self):
         """What a reader must know to make sense of the numbers."""
         peers = [run("pgbackrest", "version").stdout.strip()] if self.pgbackrest else []
         peers += [run("rsync", "--version").stdout.splitlines()[0]] if self.rsync else []
+        for program in ("/usr/bin/repmgr", "/usr/bin/patroni"):
+            peers += [run(program, "--version").stdout.strip()] if os.access(program, os.X_OK) else []
         disk = run("stat", "-f", "-c", "%T", self.work).stdout.strip()
         return {
             "pgwarm": run(self.programs / "archive-wal", "--version").stdout.strip(),
