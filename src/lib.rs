@@ -1,5 +1,6 @@
 //! pgwarm keeps a PostgreSQL cluster warm. This is the map of the crate, in reading order.
 
+pub mod agent;
 pub mod archive;
 pub mod backup;
 pub mod cli;

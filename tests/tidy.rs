@@ -12,7 +12,7 @@ use std::path::Path;
 const FLOORS: &[&[&str]] = &[
     &["bin"],
     &["cli"],
-    &["monitor"],
+    &["agent", "monitor"],
     &["failover"],
     &["cluster"],
     &["backup", "archive"],

@@ -20,6 +20,7 @@ pub mod flush_primary;
 pub mod gaps;
 pub mod help;
 pub mod output;
+pub mod pgsql_agent;
 pub mod pitr_restore;
 pub mod relay_wal;
 pub mod restore_cleanup;

@@ -191,10 +191,7 @@ fn commands(context: &Context, config: &Config) -> Result<Commands, Failure> {
     let program =
         program.map_err(|error| Failure::new(Class::Storage, format!("cannot find this program: {error}")))?;
     let folder = program.parent().unwrap_or(Path::new("/"));
-    let restores = !config.places(&config.restore.from).is_empty();
-    let ships = !config.places(&config.archive.to).is_empty();
-    let cleans = config.own().archive.is_some();
-    Ok(Commands::new(folder, &context.source_arguments(), restores, cleans, ships))
+    Ok(Commands::of(folder, &context.source_arguments(), config))
 }
 
 /// Removes what a run that was killed left, as long as the data directory is as it was.

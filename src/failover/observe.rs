@@ -4,7 +4,7 @@
 //! look asks again what may have changed and keeps, with its age, what costs much and cannot have.
 
 mod archives;
-mod contact;
+pub mod contact;
 mod everywhere;
 pub mod peer;
 mod tail;

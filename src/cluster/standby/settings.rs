@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::archive::copies::quote;
-use crate::config::StandbyMode;
+use crate::config::{Config, StandbyMode};
 
 /// What ends a recovery at a point in time.
 const TARGETS: [&str; 5] =
@@ -26,6 +26,13 @@ pub struct Commands {
 }
 
 impl Commands {
+    /// The command lines of the programs in a folder for what this configuration restores, keeps and ships.
+    pub fn of(programs: &Path, arguments: &[OsString], config: &Config) -> Commands {
+        let restores = !config.places(&config.restore.from).is_empty();
+        let ships = !config.places(&config.archive.to).is_empty();
+        Commands::new(programs, arguments, restores, config.own().archive.is_some(), ships)
+    }
+
     /// The command lines of the programs in a folder, with these arguments for the configuration. `%r` is left out of
     /// the restore command: nothing here needs it, and `pg_rewind` refuses a command that has it.
     pub fn new(programs: &Path, arguments: &[OsString], restores: bool, cleans: bool, ships: bool) -> Commands {
