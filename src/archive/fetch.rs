@@ -21,6 +21,7 @@ pub use landing::{landing, sweep_landings};
 use super::ArchiveError;
 use super::claims::{self, Served};
 use super::layout;
+use super::left_out;
 use super::places::{Archive, Site, Sites};
 use super::queue::{self, Queue};
 use super::situation;
@@ -108,16 +109,20 @@ impl Fetcher {
         asker: Option<Asker>,
         thorough: bool,
     ) -> Result<Answer, ArchiveError> {
+        if !thorough && self.is_closed(name)? {
+            log::debug!("'{name}' is not looked for: a later timeline left its own before it");
+            return Ok(Answer::Absent);
+        }
         let mut trouble = Trouble::default();
-        let mut left_out = Vec::new();
-        for source in self.sources() {
+        let mut down = Vec::new();
+        for source in self.sources_now(thorough)? {
             if let Some(failure) = self.recently_down(&source) {
-                left_out.push((source, failure));
+                down.push((source, failure));
             } else if let Some(handed) = self.ask(&source, name, target, asker, thorough, &mut trouble) {
                 return Ok(Answer::Handed(handed));
             }
         }
-        for (source, failure) in left_out {
+        for (source, failure) in down {
             if !thorough {
                 trouble.add(&ArchiveError::Elsewhere(failure));
             } else if let Some(handed) = self.ask(&source, name, target, asker, thorough, &mut trouble) {
@@ -207,6 +212,27 @@ impl Fetcher {
         sources
     }
 
+    /// The sources as they are asked now: a promotion that is under way goes without some.
+    fn sources_now(&self, thorough: bool) -> Result<Vec<Source>, ArchiveError> {
+        let mut sources = self.sources();
+        if !thorough {
+            let out = left_out::nodes(&self.spool, self.config.failover.deadline)?;
+            sources.retain(|source| !matches!(source, Source::Site(site) if out.contains(site.name())));
+        }
+        Ok(sources)
+    }
+
+    /// True where the own archive knows that a later timeline left this file's own before it. What another archive
+    /// still holds of it was written by a primary that did not know: a standby that replayed it would be lost.
+    pub fn is_closed(&self, name: WalName) -> Result<bool, ArchiveError> {
+        let own = self.sites.get(&self.config.local.node).filter(|_| name.holds_wal());
+        match own.map(|site| site.archive()) {
+            Some(Ok(archive)) => claims::closes(&archive, name),
+            // One that cannot be looked at is asked with the others, and what is wrong with it said there.
+            Some(Err(_)) | None => Ok(false),
+        }
+    }
+
     fn find(
         &self,
         source: &Source,
@@ -231,14 +257,15 @@ impl Fetcher {
         if let Some(asker) = asker {
             archive.identity.admit(archive.store.place(), asker.system, asker.segment_size)?;
         }
-        // Only into the own archive a superseded primary may have put what lies behind the fork. A standby would
-        // replay it before it learns of the new timeline; a restore may have been told to follow the old one.
-        if site.own && !thorough && claims::closes(&archive, name)? {
-            log::warn!("'{name}' in the {} is not served: a later timeline left its own before it", site.name());
-            return Ok(None);
-        }
         for encoding in self.encodings(name) {
             if let Some(reader) = archive.store.open(&layout::stored(name, encoding))? {
+                // Into its own archive a superseded primary may have put what lies behind the fork. A standby would
+                // replay it before it learns of the new timeline; a restore may have been told to follow the old one.
+                if !thorough && name.holds_wal() && claims::closes(&archive, name)? {
+                    let place = archive.store.place();
+                    log::warn!("'{name}' in the {place} is not served: a later timeline left its own before it");
+                    return Ok(None);
+                }
                 let Some(reader) = self.servable(reader, name, &archive, thorough)? else { return Ok(None) };
                 let identity = Some((archive.identity.system_identifier, archive.identity.segment_size));
                 return Ok(Some(Found {

@@ -28,6 +28,7 @@ pub mod hole;
 pub mod identity;
 pub mod init;
 pub mod layout;
+pub mod left_out;
 pub mod mark;
 pub mod missing;
 pub mod places;

@@ -206,7 +206,8 @@ impl Pusher {
         let whose = origin.map(|origin| (origin.system, origin.segment_size));
         let share = Deadline::after(deadline.remaining().mul_f64(PLACES_SHARE));
         let mut failures = self.send(&mut delivery, places, whose, share);
-        if places.iter().any(|site| !site.own && failures.iter().any(|(down, _)| down.name() == site.name())) {
+        let is_down = |site: &Arc<Site>| !site.own && failures.iter().any(|(down, _)| down.name() == site.name());
+        if places.iter().any(is_down) || self.lacks_a_place() {
             let alternates = self.alternates(places);
             let more = Deadline::after(deadline.remaining().mul_f64(PLACES_SHARE));
             for (site, error) in self.send(&mut delivery, &alternates, whose, more) {
@@ -239,6 +240,14 @@ impl Pusher {
             Ok(None) => {}
             Err(error) => log::warn!("'{}' stays in pg_wal and nowhere else: {error}", delivery.name),
         }
+    }
+
+    /// True where the archive of another node is taken out of `archive.to`: it is as good as down, and without an
+    /// alternate nobody elsewhere might be left to hold the file.
+    fn lacks_a_place(&self) -> bool {
+        let out = shipping::disarmed(&self.spool).unwrap_or_default();
+        let sites = self.sites.of(&self.config.places(&self.config.archive.to));
+        sites.iter().any(|site| !site.own && out.contains(site.name()))
     }
 
     fn alternates(&self, places: &[Arc<Site>]) -> Vec<Arc<Site>> {

@@ -57,6 +57,11 @@ impl Spool {
         self.root.join("disarmed")
     }
 
+    /// Nodes whose archives are not asked while this node is being promoted.
+    pub fn left_out(&self) -> PathBuf {
+        self.root.join("left-out")
+    }
+
     /// Remembers for a short time that a node is down.
     pub fn down(&self, node: &str) -> PathBuf {
         self.root.join("down").join(node)

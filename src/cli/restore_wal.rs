@@ -247,6 +247,9 @@ impl<'a> Restore<'a> {
             WalName::History(timeline) => return Look::Exit(self.absent_history(timeline)),
             _ => return Look::Exit(Class::Absent.code()),
         };
+        if self.is_closed() {
+            return Look::Exit(Class::Absent.code());
+        }
         if self.partial || say == Say::Stop {
             match self.serve_partial(segment) {
                 Ok(true) => return Look::Exit(0),
@@ -263,6 +266,12 @@ impl<'a> Restore<'a> {
             return self.wait_or_absent(say, limits, self.context.config.restore.poll, "no place holds it yet");
         }
         Look::Exit(self.end_of_wal(segment, say))
+    }
+
+    /// A promotion has claimed the timeline that goes on from here, so nothing follows on the old one. Where it is this
+    /// node's, nobody can write until the server has its answer.
+    fn is_closed(&self) -> bool {
+        self.mode() == Mode::Standby && self.fetcher.is_closed(self.name).unwrap_or(false)
     }
 
     /// A standby looks for later timelines only when it was told "absent"; waiting on, it would miss the switch.
@@ -347,8 +356,10 @@ impl<'a> Restore<'a> {
             return self.dry_run(name);
         }
         let deadline = Deadline::after(self.context.config.restore.deadline);
+        // To a standby the worker's answer about a history is as good as ours, and its connections are there already.
+        let asked = matches!(name, WalName::Segment(_)) || (matches!(name, WalName::History(_)) && !self.is_final());
         if self.worker
-            && matches!(name, WalName::Segment(_))
+            && asked
             && let Some(answer) = self.fetch_by_worker(name, deadline)
         {
             return answer;

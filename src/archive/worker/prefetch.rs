@@ -100,6 +100,11 @@ impl Prefetch {
     ) -> Result<Answer, ArchiveError> {
         let WalName::Segment(segment) = name else { return self.fetcher.fetch(name, target, asker, false) };
         let answer = match self.take(segment, asker, deadline).and_then(|ready| ready.hand_over(target)) {
+            // It may have been fetched before a later timeline was claimed.
+            Some(_) if self.fetcher.is_closed(name)? => {
+                remove_if_there(target).map_err(ArchiveError::io("remove", target))?;
+                Answer::Absent
+            }
             Some(handed) => Answer::Handed(handed),
             None => self.fetcher.fetch(name, target, asker, false)?,
         };
