@@ -53,7 +53,7 @@ fn a_standby_takes_over_from_a_flushed_primary_that_is_off_and_there_is_no_way_b
     assert_eq!(scene.rows("beta"), 10);
     let refusal = scene.call("alpha", "flush-primary", &["--undo"]).run().expect_code(20);
     assert!(refusal.stderr.contains("timeline 2 of node beta leaves timeline 1"), "{refusal}");
-    scene.call("alpha", "flush-primary", &["--follow", "beta"]).run().expect_ok();
+    scene.call("alpha", "standby-init", &["--rejoin"]).run().expect_ok();
     scene.insert("beta", 5);
     wait_until(PATIENCE, "the old primary follows", || scene.rows("alpha") == 15);
     assert!(scene.on("alpha").in_recovery());

@@ -251,11 +251,9 @@ pub fn flush_primary() -> Command {
     configured("flush-primary", "Stops this primary with everything sent on, so that a standby can take over")
         .override_usage(
             "flush-primary [OPTIONS]\n       \
-             flush-primary --undo [--ignore NODE]\n       \
-             flush-primary --follow <NODE>",
+             flush-primary --undo [--ignore NODE]",
         )
         .arg(flag("undo", "Start the primary again, if nobody has taken over"))
-        .arg(text("follow", "Come back as a standby of NODE, which has taken over").long("follow").value_name("NODE"))
         .arg(
             text("ignore", "undo: do not ask the archive of NODE; may be given again")
                 .long("ignore")
@@ -264,7 +262,7 @@ pub fn flush_primary() -> Command {
                 .requires("undo"),
         )
         .arg(text("for", "NODE takes over and sees for itself what it has").long("for").value_name("NODE").hide(true))
-        .group(ArgGroup::new("job").args(["undo", "follow", "for", "show-config"]))
+        .group(ArgGroup::new("job").args(["undo", "for", "show-config"]))
 }
 
 /// `pitr-restore`: the word first, then where to.

@@ -1,6 +1,6 @@
-//! `flush-primary`: stops this primary with everything sent on, brings it back, or makes it follow who took over.
+//! `flush-primary`: stops this primary with everything sent on, or brings it back.
 //!
-//! `--json` prints a [`Flushed`]; `--undo` and `--follow` print one line of text.
+//! `--json` prints a [`Flushed`]; `--undo` prints one line of text.
 
 use std::sync::Arc;
 
@@ -25,11 +25,6 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let scene = Scene::new(&config, &shared, &Silent)?;
     if arguments.get_flag("undo") {
         let said = flush::undo(&scene, &nodes(arguments, "ignore", &config)?)?;
-        output::print(&format!("{said}\n"))?;
-        return Ok(0);
-    }
-    if let Some(node) = arguments.get_one::<String>("follow") {
-        let said = flush::follow(&scene, node)?;
         output::print(&format!("{said}\n"))?;
         return Ok(0);
     }

@@ -16,7 +16,7 @@ use log::LevelFilter;
 use super::{Failures, Program, arguments, help, output, program};
 use crate::archive::situation::Mode;
 use crate::archive::waiting::Say;
-use crate::config::{Config, ConfigError, Source, render};
+use crate::config::{Config, ConfigError, LOCAL_VARIABLE, SHARED_VARIABLE, Source, render};
 use crate::error::{Class, Failure};
 use crate::system::logging::{self, Sinks};
 
@@ -46,10 +46,13 @@ impl Context {
     /// The arguments that give another program of ours the same configuration, wherever it is started.
     pub fn source_arguments(&self) -> Vec<OsString> {
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).into_os_string();
+        // Whoever is started elsewhere has another environment.
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let mut words = Vec::new();
-        for (option, path) in [("--config", &self.source.file), ("--local", &self.source.local)] {
-            if let Some(path) = path {
-                words.extend([option.into(), absolute(path)]);
+        let files = [("--config", &self.source.file, SHARED_VARIABLE), ("--local", &self.source.local, LOCAL_VARIABLE)];
+        for (option, path, name) in files {
+            if let Some(path) = path.clone().or_else(|| variable(name)) {
+                words.extend([option.into(), absolute(&path)]);
             }
         }
         for value in &self.source.set {

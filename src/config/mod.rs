@@ -23,7 +23,7 @@ pub mod value;
 
 pub use check::DISCARD_CONFIRMATION;
 pub use error::{ConfigError, Problem};
-pub use load::{Origin, Origins, Source};
+pub use load::{LOCAL_VARIABLE, Origin, Origins, SHARED_VARIABLE, Source};
 
 /// Everything the configuration says, checked.
 #[derive(Debug, Clone, PartialEq)]

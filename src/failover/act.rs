@@ -25,6 +25,7 @@ use super::plan::{Plan, Step};
 use super::report::Report;
 use super::rules::{Intent, Policy};
 use crate::archive::encode::Way;
+use crate::archive::left_out;
 use crate::archive::places::Sites;
 use crate::archive::push::Pusher;
 use crate::archive::spool::Spool;
@@ -333,7 +334,7 @@ fn act(
         }
         Step::DecideAgain => decide_again(scene, journal, policy, plan, seen_at),
         Step::Disarm { node } => promote::disarm(scene, node),
-        Step::Promote => promote::promote(scene, policy),
+        Step::Promote => promote::promote(scene, journal, policy),
         Step::Recover { until } => recover::recover(scene, until),
         Step::Configure => promote::configure(scene),
         Step::Open => promote::open(scene, plan.timeline),
@@ -399,6 +400,7 @@ fn roll_back(scene: &Scene<'_>, journal: Journal, why: &str) -> Result<(), Failu
     claim::withdraw(scene, &journal)?;
     switchover::undo(scene, &journal)?;
     promote::rearm(scene, &journal)?;
+    left_out::clear(&scene.spool)?;
     receiver::restore(scene, &journal)?;
     Ok(journal.end(&format!("taken back: {why}"))?)
 }

@@ -36,9 +36,9 @@ use crate::postgres::server::Status;
 use crate::store::Encoding;
 use crate::system::clock::Deadline;
 use crate::system::durable;
-use crate::wal::WalName;
+use crate::wal::{TimelineId, WalName};
 
-pub use back::{follow, undo};
+pub use back::undo;
 
 /// What a flush came to: what `flush-primary --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub struct Flushed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Progress {
     closed_at: String,
+    /// The timeline that it was the primary on: once that has changed, this is an old story.
+    timeline: TimelineId,
 }
 
 /// What has been done so far, with how long it took.
@@ -140,7 +142,8 @@ fn done_before(scene: &Scene<'_>) -> Result<Option<Flushed>, Failure> {
 fn closed_before(scene: &Scene<'_>) -> Result<String, Failure> {
     let path = scene.spool.root().join("flush.json");
     let read = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Progress>(&text).ok());
-    read.map(|progress| progress.closed_at).ok_or_else(|| {
+    let timeline = ControlFile::read(scene.server.pgdata())?.checkpoint_timeline;
+    read.filter(|progress| progress.timeline == timeline).map(|progress| progress.closed_at).ok_or_else(|| {
         Failure::new(Class::Refused, "no server runs here, and it was not flush-primary that stopped it").hinted(
             "Start it, and run this again; what a stopped server still has to ship, 'archive-wal --flush' ships.",
         )
@@ -150,7 +153,8 @@ fn closed_before(scene: &Scene<'_>) -> Result<String, Failure> {
 /// Writes down that nobody is let in from now on.
 fn remember(scene: &Scene<'_>) -> Result<String, Failure> {
     let closed_at = now();
-    let json = serde_json::to_vec(&Progress { closed_at: closed_at.clone() });
+    let timeline = ControlFile::read(scene.server.pgdata())?.checkpoint_timeline;
+    let json = serde_json::to_vec(&Progress { closed_at: closed_at.clone(), timeline });
     let json = json.expect("because plain data has no reason not to become JSON");
     let path = scene.spool.root().join("flush.json");
     let written = durable::replace(&path, &json);

@@ -5,6 +5,7 @@
 //! a history, the newest timeline first. Nothing is written. A server that runs may be writing what is read here, so
 //! nobody should ask then.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -199,6 +200,27 @@ pub fn history(pgdata: &Path, timeline: TimelineId) -> Result<Option<TimelineHis
         Ok(history) => Ok(Some(history)),
         Err(error) => Err(LocalWalError::History { path, detail: error.to_string() }),
     }
+}
+
+/// The history of the newest timeline that a standby has followed to, `known` or a later one; none where the history of
+/// `known` is missing.
+///
+/// A standby that has followed to a new timeline says so only while it streams, and in its control file only after its
+/// next restart point. What tells it in between is that WAL of that timeline lies in its `pg_wal`.
+pub fn followed(pgdata: &Path, known: TimelineId) -> Result<Option<TimelineHistory>, LocalWalError> {
+    let Some(mut newest) = history(pgdata, known)? else { return Ok(None) };
+    let folder = pgdata.join("pg_wal");
+    let mut present = BTreeSet::new();
+    for entry in std::fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+        let name = entry.map_err(io_error("list", &folder))?.file_name().to_string_lossy().into_owned();
+        if let Ok(WalName::Segment(segment)) = name.parse() {
+            present.insert(segment.timeline());
+        }
+    }
+    for timeline in present.into_iter().filter(|timeline| *timeline > known) {
+        newest = history(pgdata, timeline)?.filter(|later| later.is_ancestor(newest.timeline)).unwrap_or(newest);
+    }
+    Ok(Some(newest))
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalWalError {

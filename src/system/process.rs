@@ -78,9 +78,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The last line of its standard error that is not empty: where programs say what went wrong.
+    /// The last line of its standard error that is not empty: where programs say what went wrong. Ours end with a
+    /// hint, which says nothing without the error before it.
     pub fn complaint(&self) -> String {
-        last_line(&self.stderr)
+        let last = last_line(&self.stderr);
+        if !last.contains(": HINT: ") {
+            return last;
+        }
+        let text = String::from_utf8_lossy(&self.stderr);
+        let error = text.lines().rev().map(str::trim).find(|line| line.contains(": ERROR: "));
+        error.map_or(last, str::to_owned)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::support::{Layout, Outcome, PATIENCE, Program, Server, Stop, program, 
 pub const CLUSTER: &str = "main";
 
 /// Our programs that nodes call on each other.
-const CALLED: &[&str] = &["trigger-failover", "flush-primary", "serve-archive", "cluster-monitor"];
+const CALLED: &[&str] = &["trigger-failover", "flush-primary", "standby-init", "serve-archive", "cluster-monitor"];
 
 /// One node.
 pub struct Node {
@@ -52,6 +52,7 @@ impl Scene {
         layout.set("ssh", "connect_timeout", "5s").set("failover", "sessions", "200ms");
         let primary = Server::builder("alpha").wal_segsize(1).set("archive_mode", "on").create();
         layout.node_mut("alpha").serve(&primary);
+        primary.include_ours();
         let mut nodes = vec![Node { name: "alpha".to_owned(), server: primary, sshd: Sshd::start() }];
         if names.contains(&"gamma") {
             layout.node_mut("gamma").set("kind", "dr");
@@ -99,7 +100,6 @@ impl Scene {
         let own = |name: &str| program(name).display().to_string();
         node.server.set("archive_command", format!("{} --config {shared} %p", own("archive-wal")));
         node.server.set("restore_command", format!("{} --config {shared} %f %p", own("restore-wal")));
-        node.server.set("include_if_exists", "pgwarm.conf");
     }
 
     fn at(&self, name: &str) -> usize {

@@ -37,7 +37,7 @@ impl Scene {
         let names: Vec<&str> = std::iter::once("alpha").chain(others.iter().copied()).collect();
         let mut layout = Layout::new(CLUSTER, &names);
         let mut alpha = Server::builder("alpha").wal_segsize(1).set("archive_mode", "on").create();
-        include_ours(&alpha.pgdata());
+        alpha.include_ours();
         let sshd = Sshd::start();
         sshd::own(&sshd.key());
         layout.reach_by_ssh(sshd.port(), &sshd.user(), &sshd.key(), &sshd.known_hosts());
@@ -192,14 +192,6 @@ pub fn own_settings(server: &Server, set: &str) -> String {
         server_name(server),
         if set == "standby" { 5 } else { 6 },
     )
-}
-
-/// What an operator does once: the line that makes a server read our file.
-pub fn include_ours(pgdata: &Path) {
-    let path = pgdata.join("postgresql.conf");
-    let mut text = fs::read_to_string(&path).expect("because initdb made it");
-    text.push_str("include_if_exists 'pgwarm.conf'\n");
-    write_file(&path, &text);
 }
 
 /// Every row of the tables of the tests, in one text.

@@ -501,6 +501,14 @@ impl Server {
         self
     }
 
+    /// What an operator does once: the line at the end that makes a server read our own settings.
+    pub fn include_ours(&self) {
+        let path = self.pgdata().join("postgresql.conf");
+        let mut text = fs::read_to_string(&path).expect("because initdb made it");
+        text.push_str("include_if_exists 'pgwarm.conf'\n");
+        workspace::write_file(&path, &text);
+    }
+
     /// Takes a base backup into a new server with the same settings, which is not started.
     #[track_caller]
     pub fn base_backup(&self, name: &str) -> Server {

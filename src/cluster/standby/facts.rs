@@ -88,7 +88,7 @@ pub struct Data {
 }
 
 impl Data {
-    /// The newest timeline it has seen.
+    /// The newest timeline that its control file names; a standby may have followed to a later one.
     pub fn timeline(&self) -> TimelineId {
         self.control.checkpoint_timeline.max(self.control.min_recovery_timeline)
     }

@@ -184,10 +184,11 @@ impl Look<'_> {
         let activity = self.activity(node, &status);
         let mut directory = look(&pgdata)?;
         if let Directory::Data(data) = &mut directory {
-            // A running standby may be ahead of its control file.
+            // A standby may be ahead of its control file.
+            let known = data.history.as_ref().map_or(data.timeline(), |history| history.timeline);
             let timeline = match &activity {
-                Activity::Standby(there) => there.timeline.max(data.timeline()),
-                _ => data.timeline(),
+                Activity::Standby(there) => there.timeline.max(known),
+                _ => known,
             };
             if data.history.as_ref().is_none_or(|history| history.timeline != timeline) {
                 data.history = local_wal::history(&pgdata, timeline)?;
@@ -310,7 +311,10 @@ fn data(pgdata: &Path, control: ControlFile) -> Result<Data, StandbyError> {
         history: None,
         control,
     };
-    data.history = local_wal::history(pgdata, data.timeline())?;
+    data.history = match data.is_standby() {
+        true => local_wal::followed(pgdata, data.timeline())?,
+        false => local_wal::history(pgdata, data.timeline())?,
+    };
     Ok(data)
 }
 

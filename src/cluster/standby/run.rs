@@ -2,6 +2,7 @@
 
 use super::StandbyError;
 use super::act::{Acted, Actor};
+use super::facts::{Activity, Facts};
 use super::former;
 use super::journal::Entry;
 use super::observe::Look;
@@ -33,11 +34,9 @@ pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyErr
     match &look.request.job {
         Job::Make(source) => plan::make(look.request, source, &facts),
         Job::Adopt => plan::adopt(look.request, &facts),
-        Job::Follow(_) => {
-            let ours = own_settings::read(&facts.own.pgdata)?;
-            let former = former::slot(look.config, &ours);
-            plan::follow(look.request, &facts, ours, former)
-        }
+        Job::Follow(_) => follow(look, &facts),
+        // It is back already, whoever brought it: what is left is to see that it follows.
+        Job::Rejoin(_) if matches!(facts.own.server, Activity::Standby(_)) => follow(look, &facts),
         Job::Rejoin(only) => {
             plan::checks::server_is_down(&facts.own)?;
             let mut situation = situation(look, &facts)?;
@@ -45,6 +44,12 @@ pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyErr
             ladder::rejoin(look.request, *only, &facts, &situation)
         }
     }
+}
+
+fn follow(look: &Look<'_>, facts: &Facts) -> Result<Plan, StandbyError> {
+    let ours = own_settings::read(&facts.own.pgdata)?;
+    let former = former::slot(look.config, &ours);
+    plan::follow(look.request, facts, ours, former)
 }
 
 /// Says what is going to be done: the rest of an earlier run, or a new plan. Changes nothing.

@@ -21,7 +21,8 @@ use crate::wal::{SegmentName, SegmentNumber, WalName};
 
 /// Ships every whole segment of the own `pg_wal` that a place of `archive.to` lacks.
 ///
-/// What a place that is down cannot take waits in its queue. Other content under the same name stops everything: then
+/// What a place that is down cannot take waits in its queue, but only where no other place has it: it comes by a relay
+/// else, and nobody can write while this goes on. Other content under the same name stops everything: then
 /// this is not the standby that it seems to be.
 pub fn fill(scene: &Scene<'_>) -> Result<Next, Failure> {
     let own = view::look(scene.config, scene.config.own()).map_err(|why| Failure::new(Class::Storage, why))?;
@@ -60,20 +61,25 @@ pub fn missing(scene: &Scene<'_>, own: &View) -> Result<Vec<SegmentName>, Failur
         .filter(|name| name.number(own.segment_size).is_some_and(|number| number < last))
         .filter(|name| belongs(own, *name))
         .collect();
-    let mut missing = BTreeSet::new();
+    let (mut missing, mut somewhere, mut untold) = (BTreeSet::new(), BTreeSet::new(), false);
     let out = shipping::disarmed(&scene.spool)?;
     for site in scene.sites.of(&scene.config.places(&scene.config.archive.to)) {
         if out.contains(site.name()) {
             continue;
         }
         match held(&site, &here) {
-            Ok(held) => missing.extend(here.difference(&held).filter(|name| !is_expired(**name, &held))),
-            // It gets them through its queue.
+            Ok(held) => {
+                missing.extend(here.difference(&held).filter(|name| !is_expired(**name, &held)));
+                somewhere.extend(held);
+            }
             Err(failure) => {
                 log::warn!("whether the archive of {} lacks anything cannot be told: {}", site.name(), failure.message);
-                missing.extend(&here);
+                untold = true;
             }
         }
+    }
+    if untold {
+        missing.extend(here.difference(&somewhere).filter(|name| !is_expired(**name, &somewhere)));
     }
     Ok(missing.into_iter().collect())
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Next, Scene};
+use crate::archive::left_out;
 use crate::archive::shipping;
 use crate::archive::spool::remove_if_there;
 use crate::cluster::standby::configuration::{Set, configuration_set};
@@ -87,7 +88,8 @@ pub fn rearm(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
 }
 
 /// Tells the server to end recovery. From here on there is no way back.
-pub fn promote(scene: &Scene<'_>, policy: &Policy) -> Result<Next, Failure> {
+pub fn promote(scene: &Scene<'_>, journal: &Journal, policy: &Policy) -> Result<Next, Failure> {
+    leave_out(scene, journal)?;
     if let Ok(mut session) = scene.connect() {
         if is_open(&mut session)?.0 {
             return Ok(Next::Go("it was promoted already".to_owned()));
@@ -104,6 +106,13 @@ pub fn promote(scene: &Scene<'_>, policy: &Policy) -> Result<Next, Failure> {
     }
     scene.server.promote(scene.deadline())?;
     Ok(Next::Go("told by pg_ctl".to_owned()))
+}
+
+/// Has `restore-wal` not wait for archives that the decision goes without.
+fn leave_out(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
+    let archives = journal.decided().map(|(seen, _)| seen.archives.as_slice()).unwrap_or_default();
+    let unknown = archives.iter().filter(|holder| !holder.own && holder.holds.is().is_none());
+    Ok(left_out::set(&scene.spool, &unknown.map(|holder| holder.name.clone()).collect())?)
 }
 
 /// Installs the settings of a primary.
@@ -151,6 +160,7 @@ pub fn open(scene: &Scene<'_>, timeline: TimelineId) -> Result<Next, Failure> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    left_out::clear(&scene.spool)?;
     let trigger = scene.pgdata().join(&scene.config.restore.trigger);
     if remove_if_there(&trigger).unwrap_or(false) {
         log::info!("the trigger file '{}' is removed", trigger.display());

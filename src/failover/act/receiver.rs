@@ -67,7 +67,7 @@ pub fn stop(scene: &Scene<'_>, journal: &mut Journal) -> Result<Next, Failure> {
         }
     }
     let deadline = Deadline::after(PATIENCE);
-    while let Some(process) = receiver(running.pid) {
+    while let Some(process) = process(running.pid) {
         if deadline.expired() {
             let text = format!("the WAL receiver (process {process}) did not end within {} s", PATIENCE.as_secs());
             return Err(Failure::new(Class::Timeout, text).hinted("Look at the server's log."));
@@ -139,8 +139,16 @@ fn reset(session: &mut Connection) -> Result<(), Failure> {
     Ok(())
 }
 
+/// True where no WAL receiver works, so that what was received lies in the files.
+pub fn is_gone(scene: &Scene<'_>) -> Result<bool, Failure> {
+    Ok(match scene.server.status()? {
+        Status::Running(running) => process(running.pid).is_none(),
+        Status::Down | Status::Orphans(_) => true,
+    })
+}
+
 /// The process of the WAL receiver below a postmaster.
-fn receiver(postmaster: u32) -> Option<u32> {
+fn process(postmaster: u32) -> Option<u32> {
     let entries = fs::read_dir("/proc").ok()?;
     entries.flatten().find_map(|entry| {
         let process = entry.file_name().to_str()?.parse().ok()?;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Next, Scene};
+use super::{Next, Scene, receiver};
 use crate::error::{Class, Failure};
 use crate::failover::flush::Flushed;
+use crate::failover::handover;
 use crate::failover::journal::{Entry, Journal};
 use crate::failover::observation::{Fenced, Handover};
 use crate::failover::observe::{peer, view};
@@ -45,6 +46,8 @@ pub fn hold(scene: &Scene<'_>, journal: &Journal) -> Result<Next, Failure> {
     // The sender waited for this node before it ended; what is not here by now comes out of the archives.
     let deadline = Deadline::after(scene.config.failover.contact);
     loop {
+        // Nobody sends any more once the receiver has ended: the primary that it received from has stopped.
+        let ended = receiver::is_gone(scene)?;
         let own = view::look(scene.config, scene.config.own()).map_err(|why| Failure::new(Class::Storage, why))?;
         if own.history.timeline != handover.timeline {
             let text =
@@ -54,7 +57,7 @@ pub fn hold(scene: &Scene<'_>, journal: &Journal) -> Result<Next, Failure> {
         if own.wal_end >= handover.end {
             return Ok(Next::Go(format!("the shutdown checkpoint at {} is here", handover.checkpoint)));
         }
-        if deadline.expired() {
+        if ended || deadline.expired() {
             return super::fetch::fetch(scene, std::slice::from_ref(&handover.node), handover.end);
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -74,22 +77,29 @@ pub fn handover(journal: &Journal) -> Option<&Handover> {
     })
 }
 
-/// Brings the old primary back as a standby of this node.
+/// Brings the old primary back as a standby of this node. Only a primary that lost nothing just follows; what it takes
+/// otherwise is for a person to choose.
 pub fn follow(scene: &Scene<'_>, name: &str) -> Result<Next, Failure> {
     let node = scene.node(name)?;
-    let words = ["--follow", &scene.config.local.node, "--json"];
+    let words = ["--rejoin", "--rung", "follow", "--upstream", &scene.config.local.node, "--json"];
     let deadline = Deadline::after(scene.config.failover.deadline);
-    let outcome = scene.observer.peers().run(scene.config, node, "flush-primary", &words, deadline)?;
-    if outcome.status.is_success() {
-        return Ok(Next::Go(format!("{name} streams from this node")));
+    let outcome = scene.observer.peers().run(scene.config, node, "standby-init", &words, deadline)?;
+    if !outcome.status.is_success() {
+        let text = format!(
+            "this node is the primary now, but {name} did not come back: {}, {}",
+            outcome.status,
+            outcome.complaint()
+        );
+        return Err(Failure::new(Class::Remote, text)
+            .hinted(format!("Run 'standby-init --rejoin' on {name}, then trigger-failover here again.")));
     }
-    let text = format!(
-        "this node is the primary now, but {name} did not come back: {}, {}",
-        outcome.status,
-        outcome.complaint()
-    );
-    Err(Failure::new(Class::Remote, text)
-        .hinted(format!("Run 'flush-primary --follow {}' on {name}, then this again.", scene.config.local.node)))
+    for site in scene.sites.all() {
+        // One that stays speaks of a timeline that is over, and counts for nothing.
+        if let Err(error) = site.archive().and_then(|archive| handover::withdraw(&archive, name)) {
+            log::debug!("the handover of {name} stays in the archive of {}: {error}", site.name());
+        }
+    }
+    Ok(Next::Go(format!("{name} streams from this node")))
 }
 
 /// Brings the primary back that was flushed for nothing.

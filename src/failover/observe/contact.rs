@@ -1,10 +1,10 @@
 //! Connects to the server of another node and says what came of it. Nothing it says means dead but what proves it.
 
+use crate::cluster::contact::conninfo;
 use crate::config::{Config, Node};
 use crate::error::Failure;
 use crate::failover::observation::{Contact, Fact};
 use crate::postgres::connection::connect;
-use crate::postgres::conninfo::Conninfo;
 use crate::postgres::error::PostgresError;
 
 /// Asks a server what it is.
@@ -14,8 +14,8 @@ pub fn contact(config: &Config, node: &Node) -> Fact<Contact> {
 }
 
 fn ask(config: &Config, node: &Node) -> Result<Contact, String> {
-    let text = node.conninfo.as_ref().ok_or_else(|| format!("node.{}.conninfo is not set", node.name))?;
-    let conninfo = Conninfo::parse(text).map_err(|error| Failure::from(error).message)?;
+    // Without the host of the node put in, the own server would answer for the other one.
+    let conninfo = conninfo(config, node).map_err(|error| Failure::from(error).message)?;
     let asked = connect(&conninfo, config.failover.contact, "trigger-failover").and_then(|mut connection| {
         let facts = connection.node_facts()?;
         Ok(if facts.in_recovery { Contact::Standby { received: facts.received } } else { Contact::Primary })

@@ -1,13 +1,13 @@
 //! A node's data directory and server as its own machine sees them: control file, processes, files of WAL, and SQL
 //! where the server takes it.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::SystemTime;
 
 use chrono::{DateTime, Local};
 
 use super::tail::end_of_wal;
+use crate::cluster::contact;
 use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
 use crate::failover::observation::{Commit, Receiver, Serving, View};
@@ -19,7 +19,7 @@ use crate::postgres::local_wal;
 use crate::postgres::own_settings;
 use crate::postgres::resolve::{Endpoint, Environment, Host};
 use crate::postgres::server::{Server, Status};
-use crate::wal::{Lsn, TimelineHistory, TimelineId, WalName};
+use crate::wal::{Lsn, TimelineHistory, TimelineId};
 
 const STANDBY_FACTS: Statement =
     Statement { name: "standby_facts", text: include_str!("../../../sql/standby_facts.sql") };
@@ -127,9 +127,6 @@ fn serving(status: &Status, live: Option<&Live>, recovers: bool) -> Serving {
 }
 
 /// The timeline that the data directory is on, with its ancestors.
-///
-/// A standby that has followed to a new timeline says so only while it streams, and in its control file only after its
-/// next restart point. What tells it in between is that WAL of that timeline lies here.
 fn lineage(pgdata: &Path, control: &ControlFile, live: Option<&Live>) -> Result<TimelineHistory, Failure> {
     let known = [Some(control.checkpoint_timeline), Some(control.min_recovery_timeline)];
     let told = [live.map(|live| live.facts.timeline), live.and_then(|live| live.receives.timeline)];
@@ -139,28 +136,7 @@ fn lineage(pgdata: &Path, control: &ControlFile, live: Option<&Live>) -> Result<
         let text = format!("the history of timeline {timeline} is missing in '{}'", folder.display());
         Failure::new(Class::Corrupt, text)
     };
-    let mut history = local_wal::history(pgdata, newest)?.ok_or_else(|| missing(newest))?;
-    for timeline in followed(pgdata)?.into_iter().filter(|timeline| *timeline > newest) {
-        let Some(later) = local_wal::history(pgdata, timeline)? else { continue };
-        if later.is_ancestor(history.timeline) {
-            history = later;
-        }
-    }
-    Ok(history)
-}
-
-/// The timelines of which WAL lies in `pg_wal`, oldest first.
-fn followed(pgdata: &Path) -> Result<BTreeSet<TimelineId>, Failure> {
-    let folder = pgdata.join("pg_wal");
-    let wrong = |error| Failure::new(Class::Storage, format!("cannot list '{}': {error}", folder.display()));
-    let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(&folder).map_err(wrong)? {
-        let name = entry.map_err(wrong)?.file_name().to_string_lossy().into_owned();
-        if let Ok(WalName::Segment(segment)) = name.parse() {
-            found.insert(segment.timeline());
-        }
-    }
-    Ok(found)
+    local_wal::followed(pgdata, newest)?.ok_or_else(|| missing(newest))
 }
 
 /// Where WAL ends: what a primary writes is asked from itself, everything else is read from the files.
@@ -205,17 +181,21 @@ fn upstream(config: &Config, conninfo: Option<&str>) -> Option<String> {
 
 /// The node whose server is at an address.
 fn node_at(config: &Config, host: &str, port: u16) -> Option<String> {
-    let there = |conninfo: &String| {
-        let endpoints = endpoints(conninfo).unwrap_or_default();
-        endpoints.iter().any(|(their_host, their_port)| their_host == host && *their_port == port)
+    let there = |node: &&Node| {
+        let endpoints = contact::conninfo(config, node).ok().and_then(|conninfo| resolved(&conninfo));
+        let mut endpoints = endpoints.into_iter().flatten();
+        endpoints.any(|(their_host, their_port)| their_host == host && their_port == port)
     };
-    let found = config.nodes.iter().find(|node| node.conninfo.as_ref().is_some_and(there));
-    found.map(|node| node.name.clone())
+    config.nodes.iter().find(there).map(|node| node.name.clone())
 }
 
 /// Where a connection string leads, as `pg_stat_wal_receiver` shows it.
 fn endpoints(conninfo: &str) -> Option<Vec<(String, u16)>> {
-    let resolved = Conninfo::parse(conninfo).ok()?.resolve(&Environment::of_process()).ok()?;
+    resolved(&Conninfo::parse(conninfo).ok()?)
+}
+
+fn resolved(conninfo: &Conninfo) -> Option<Vec<(String, u16)>> {
+    let resolved = conninfo.resolve(&Environment::of_process()).ok()?;
     let host = |endpoint: &Endpoint| match (&endpoint.host, endpoint.address) {
         (Host::Name(name), _) => name.clone(),
         (Host::Socket(directory), _) => directory.display().to_string(),
