@@ -16,11 +16,12 @@ import monitor
 import recovery
 import report
 import restoring
+import switchover
 from machine import Broken, run, say
 from server import MEASURING, Server
 from sshd import Sshd
 
-GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup", "recovery", "monitor"]
+GROUPS = ["local", "ssh", "restore", "restore-ssh", "ready", "memory", "backup", "recovery", "monitor", "switchover"]
 
 # Those that need WAL to archive.
 ON_WAL = GROUPS[:6]
@@ -73,7 +74,8 @@ class Bench:
             return archiving.measure(self, group, *archiving.ssh_contenders(self))
         return {"restore": restoring.single_calls, "restore-ssh": restoring.over_ssh,
                 "ready": calls.ready_answers, "memory": calls.memory, "backup": backup.measure,
-                "recovery": recovery.measure, "monitor": monitor.measure}[group](self)
+                "recovery": recovery.measure, "monitor": monitor.measure,
+                "switchover": switchover.measure}[group](self)
 
     def facts(self):
         """What a reader must know to make sense of the numbers."""
