@@ -113,6 +113,30 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, String> {
     if checksum(body) == whole.checksum { Ok(whole.files) } else { Err("its own checksum is wrong".to_owned()) }
 }
 
+/// Reads which WAL a manifest says that its files need; an error where that lies on more than one timeline.
+pub fn range(text: &str) -> Result<WalRange, String> {
+    #[derive(Deserialize)]
+    struct Whole {
+        #[serde(rename = "WAL-Ranges")]
+        ranges: Vec<Range>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Range {
+        timeline: u32,
+        #[serde(rename = "Start-LSN")]
+        start: String,
+        #[serde(rename = "End-LSN")]
+        end: String,
+    }
+    let whole: Whole = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let [range] = &whole.ranges[..] else {
+        return Err(format!("it needs WAL of {} timelines", whole.ranges.len()));
+    };
+    let lsn = |text: &str| text.parse::<Lsn>().map_err(|error| error.to_string());
+    Ok(WalRange { timeline: TimelineId(range.timeline), start: lsn(&range.start)?, end: lsn(&range.end)? })
+}
+
 fn checksum(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

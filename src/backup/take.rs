@@ -9,6 +9,7 @@ mod claim;
 mod crew;
 mod finish;
 mod reuse;
+pub mod staged;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -95,8 +96,18 @@ pub fn take(request: &Request<'_>) -> Result<Description, BackupError> {
     let (label, index) = claim::take(&archive, &claim)?;
     let parent = claim.parent.as_ref().map(|label| Parent::open(&archive, label)).transpose()?;
     let parent = parent.as_ref();
-    let run =
-        Run { request, archive: &archive, label, pgdata, control, workplace, claim, parent, timeline: facts.timeline };
+    let run = Run {
+        request,
+        archive: &archive,
+        label,
+        pgdata,
+        control,
+        workplace,
+        claim,
+        parent,
+        timeline: facts.timeline,
+        sent: false,
+    };
     let description = run.go(session, index)?;
     log::info!("backup '{}' is whole: {} files", description.label, description.files);
     Ok(description)
@@ -165,6 +176,8 @@ struct Run<'a> {
     claim: Claim,
     parent: Option<&'a Parent<'a>>,
     timeline: TimelineId,
+    /// True where a server elsewhere sent the files: it has checked the pages, and held itself back.
+    sent: bool,
 }
 
 /// What was copied.
@@ -230,10 +243,10 @@ impl Run<'_> {
             method: Method { encoding, level: config.level, threads: 1, writer: self.claim.node.clone() },
             wave: jobs(config.jobs).min(2),
             spool: self.workplace.clone(),
-            pages: checksums,
+            pages: checksums && !self.sent,
             settled,
             parent: self.parent,
-            pace: Pace::new(config.rate_max),
+            pace: Pace::new(if self.sent { 0 } else { config.rate_max }),
             watcher: self.request.watcher,
             next: 0.into(),
             spare: Default::default(),

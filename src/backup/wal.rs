@@ -10,7 +10,7 @@ use crate::archive::layout;
 use crate::archive::places::Archive;
 use crate::config::Config;
 use crate::postgres::connection::{Connection, Statement, connect};
-use crate::postgres::conninfo::Conninfo;
+use crate::postgres::contact;
 use crate::store::{Encoding, StoreError};
 use crate::system::clock::Deadline;
 use crate::wal::segment::{Checker, Ending, Expected};
@@ -64,10 +64,9 @@ pub fn switch_on_primary(config: &Config) {
     }
 }
 
-/// The primary among the other nodes, if it is reached.
+/// The primary among the nodes, if it is reached.
 fn primary(config: &Config) -> Option<Connection> {
-    let others = config.nodes.iter().filter(|node| node.name != config.local.node);
-    others.filter_map(|node| Conninfo::parse(node.conninfo.as_deref()?).ok()).find_map(|conninfo| {
+    config.nodes.iter().filter_map(|node| contact::conninfo(config, node).ok()).find_map(|conninfo| {
         let mut connection = connect(&conninfo, PATIENCE, "base-backup").ok()?;
         (!connection.is_in_recovery().ok()?).then_some(connection)
     })

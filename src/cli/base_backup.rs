@@ -132,25 +132,30 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     fn take(&self, sites: &Sites) -> Result<u8, Failure> {
-        let wanted = self.wanted()?;
         if self.context.dry_run {
+            let wanted = self.wanted()?;
             let archive = open(sites, self.place)?;
             let kind = if wanted == Wanted::Full { "a full" } else { "an incremental" };
             output::print(&format!("would take {kind} backup into the {}\n", archive.store.place()))?;
             return Ok(0);
         }
         let progress = Progress::new(self.context);
-        let request = Request {
-            config: self.config,
-            place: self.place,
-            wanted,
-            annotations: self.notes()?.into_iter().filter_map(|(key, value)| Some((key, value?))).collect(),
-            keep: self.arguments.get_flag("keep-it"),
-            watcher: &progress,
-        };
+        let request = self.request(&progress)?;
         let taken = take(&request);
         progress.end();
         self.taken(&taken?)
+    }
+
+    /// What is to be taken.
+    fn request<'b>(&'b self, progress: &'b Progress) -> Result<Request<'b>, Failure> {
+        Ok(Request {
+            config: self.config,
+            place: self.place,
+            wanted: self.wanted()?,
+            annotations: self.notes()?.into_iter().filter_map(|(key, value)| Some((key, value?))).collect(),
+            keep: self.arguments.get_flag("keep-it"),
+            watcher: progress,
+        })
     }
 
     /// Says what was taken.

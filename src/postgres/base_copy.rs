@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::connection::{Connection, Statement};
+use super::error::PostgresError;
 use super::server::{ServerError, program_of};
 use crate::system::process::Call;
 
@@ -16,8 +17,19 @@ pub const PROGRAM: &str = "pg_basebackup";
 
 const HOLD_WAL: Statement = Statement { name: "hold_copy_wal", text: include_str!("../../sql/hold_copy_wal.sql") };
 
+const TABLESPACES: Statement = Statement { name: "tablespaces", text: include_str!("../../sql/tablespaces.sql") };
+
 /// The least and the largest rate that it takes, in KiB a second.
 const RATES: (u64, u64) = (32, 1 << 20);
+
+/// Where the WAL that makes a copy consistent comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wal {
+    /// It comes along, at the end.
+    Fetched,
+    /// It is in an archive: the server waits until it has archived it.
+    Archived,
+}
 
 /// What is copied, and where to.
 pub struct BaseCopy<'a> {
@@ -33,6 +45,8 @@ pub struct BaseCopy<'a> {
     pub fast: bool,
     /// At most so many bytes a second; 0: no limit.
     pub rate: u64,
+    /// The WAL that it needs.
+    pub wal: Wal,
     /// Where `pg_wal` goes, if elsewhere.
     pub wal_dir: Option<&'a Path>,
     /// Where tablespaces go: from, to.
@@ -48,7 +62,8 @@ impl BaseCopy<'_> {
         })?;
         let checkpoint = if self.fast { "--checkpoint=fast" } else { "--checkpoint=spread" };
         let mut call = Call::new(program).bound();
-        call = call.args(["--no-password", "--wal-method=fetch", checkpoint, &format!("--label={}", self.label)]);
+        let wal = if self.wal == Wal::Fetched { "--wal-method=fetch" } else { "--wal-method=none" };
+        call = call.args(["--no-password", wal, checkpoint, &format!("--label={}", self.label)]);
         call = call.arg("--pgdata").arg(self.pgdata).args(["--dbname", self.conninfo]);
         if self.rate > 0 {
             call = call.arg(format!("--max-rate={}k", (self.rate >> 10).clamp(RATES.0, RATES.1)));
@@ -65,6 +80,17 @@ impl BaseCopy<'_> {
         }
         Ok(call)
     }
+}
+
+/// Every tablespace that lies outside the data directory, by its oid.
+pub fn tablespaces(connection: &mut Connection) -> Result<Vec<(u32, PathBuf)>, PostgresError> {
+    let rows = connection.query(&TABLESPACES, &[])?;
+    let space = |row| {
+        let oid: i64 = connection.column(&TABLESPACES, row, "oid")?;
+        let location: String = connection.column(&TABLESPACES, row, "location")?;
+        Ok((u32::try_from(oid).unwrap_or_default(), PathBuf::from(location)))
+    };
+    rows.iter().map(space).collect()
 }
 
 /// Holds back all WAL from now on for as long as the connection lives, by a slot of this name. A server that has no

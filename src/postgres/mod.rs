@@ -3,6 +3,7 @@
 pub mod base_copy;
 pub mod connection;
 pub mod conninfo;
+pub mod contact;
 pub mod control;
 pub mod error;
 pub mod facts;

@@ -18,7 +18,7 @@ use crate::backup::session::Session;
 use crate::backup::{BackupError, Watcher};
 use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
-use crate::postgres::base_copy::{BaseCopy, PROGRAM, hold_wal};
+use crate::postgres::base_copy::{BaseCopy, PROGRAM, Wal, hold_wal};
 use crate::postgres::own_settings::{self, Signal};
 use crate::system::clock::Deadline;
 use crate::system::durable;
@@ -51,6 +51,7 @@ pub fn clone(
         label: &format!("pgwarm copy from {}", from.name),
         fast: wish.fast_checkpoint,
         rate: wish.rate_max,
+        wal: Wal::Fetched,
         wal_dir: wish.wal_dir.as_deref(),
         spaces: &spaces(wish)?,
     };
@@ -93,7 +94,8 @@ fn spaces(wish: &Wish) -> Result<Vec<(PathBuf, PathBuf)>, BackupError> {
     wish.maps.iter().map(space).collect()
 }
 
-fn run(call: Call, from: &Node, patience: Duration) -> Result<(), BackupError> {
+/// Runs the program that copies.
+pub fn run(call: Call, from: &Node, patience: Duration) -> Result<(), BackupError> {
     let far = |failure| BackupError::Far { node: from.name.clone(), failure };
     let outcome = call.run(Deadline::after(patience)).map_err(|error| far(Failure::of(&error)))?;
     if outcome.status.is_success() {

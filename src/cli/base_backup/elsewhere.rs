@@ -1,15 +1,18 @@
 //! `base-backup take --of NODE`: the node takes the backup of its own server, and sends it into an archive of ours.
 //!
 //! Its own pgwarm does the work there, so that it is the same backup in every respect: parallel, incremental, taken up
-//! again after an interruption. Files travel once, encoded, by the way that its WAL takes.
+//! again after an interruption. Files travel once, encoded, by the way that its WAL takes. A node that offers sftp only
+//! runs no pgwarm; its server is copied by the replication protocol, and the copy is stored.
 
 use std::time::Duration;
 
 use super::{Progress, Scene, open};
 use crate::archive::places::Sites;
+use crate::backup::Watcher;
 use crate::backup::catalog::{self, Description};
-use crate::backup::{BackupError, Watcher};
+use crate::backup::take::staged;
 use crate::cli::output;
+use crate::cluster::contact;
 use crate::config::{Config, Node, Transport};
 use crate::error::{Class, Failure};
 use crate::failover::observe::peer::{self, Way};
@@ -24,10 +27,7 @@ impl Scene<'_> {
     pub(super) fn take_of(&self, sites: &Sites, name: &str) -> Result<u8, Failure> {
         let node = self.node(name)?;
         if node.transport == Transport::Sftp {
-            return Err(Failure::from(BackupError::refused(
-                format!("node '{name}' offers sftp only and runs no pgwarm, which would take the backup there"),
-                "Copy its server with 'take --from' and back up the copy, or install pgwarm there.",
-            )));
+            return self.take_by_replication(sites, node);
         }
         // What cannot be stored here is better known before.
         let archive = open(sites, self.place)?;
@@ -49,6 +49,21 @@ impl Scene<'_> {
         // It counts where it is here.
         let description = catalog::get(&archive, &told.label)?;
         self.taken(&description)
+    }
+
+    /// Copies the server of a node without pgwarm, and stores the copy.
+    fn take_by_replication(&self, sites: &Sites, node: &Node) -> Result<u8, Failure> {
+        if self.context.dry_run {
+            let place = open(sites, self.place)?.store.place().clone();
+            let name = &node.name;
+            output::print(&format!("would copy {name} by the replication protocol, and store that in the {place}\n"))?;
+            return Ok(0);
+        }
+        let conninfo = contact::primary_conninfo(self.config, node, self.config.standby.user.as_deref())?.to_string();
+        let progress = Progress::new(self.context);
+        let taken = staged::take_of(&self.request(&progress)?, node, &conninfo, PATIENCE);
+        progress.end();
+        self.taken(&taken?)
     }
 
     /// What the far end is told.

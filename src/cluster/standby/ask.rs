@@ -1,7 +1,5 @@
 //! What is asked of servers, and the few things done there: a slot made, a slot dropped, a checkpoint.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::StandbyError;
@@ -27,7 +25,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(600);
 
 const UPSTREAM: Statement = Statement { name: "upstream", text: include_str!("../../../sql/upstream.sql") };
-const TABLESPACES: Statement = Statement { name: "tablespaces", text: include_str!("../../../sql/tablespaces.sql") };
 const OLDEST_WAL: Statement = Statement { name: "oldest_wal", text: include_str!("../../../sql/oldest_wal.sql") };
 const HISTORY: Statement =
     Statement { name: "timeline_history", text: include_str!("../../../sql/timeline_history.sql") };
@@ -105,7 +102,7 @@ pub fn upstream(config: &Config, node: &Node, slot: Option<&str>) -> Result<Upst
         node: node.name.clone(),
         conninfo: conninfo.to_string(),
         size: size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
-        spaces: spaces(&mut connection)?,
+        spaces: base_copy::tablespaces(&mut connection)?.into_iter().collect(),
         slot: slot.map_or(Ok(Slot::Unasked), |slot| look_at_slot(&mut connection, slot))?,
         slots_bounded: keep.is_some_and(|keep| keep >= 0),
         // Another role replicates then; what it may do is seen when it tries.
@@ -129,17 +126,6 @@ fn no_rewind(may_read: bool, full_pages: bool, node: &str) -> Option<String> {
         (_, false) => Some(format!("full_page_writes is off on {node}")),
         _ => None,
     }
-}
-
-fn spaces(connection: &mut Connection) -> Result<BTreeMap<u32, PathBuf>, StandbyError> {
-    let rows = connection.query(&TABLESPACES, &[])?;
-    rows.iter()
-        .map(|row| {
-            let (oid, location): (i64, String) =
-                (column(row, "oid").map_err(unexpected)?, column(row, "location").map_err(unexpected)?);
-            Ok((u32::try_from(oid).unwrap_or_default(), PathBuf::from(location)))
-        })
-        .collect()
 }
 
 fn oldest(connection: &mut Connection) -> Option<SegmentName> {

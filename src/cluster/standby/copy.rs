@@ -20,7 +20,7 @@ use crate::backup::restore::{Target, restore_with};
 use crate::backup::{BackupError, Watcher, catalog};
 use crate::config::{Config, Node};
 use crate::error::Failure;
-use crate::postgres::base_copy::{BaseCopy, PROGRAM};
+use crate::postgres::base_copy::{BaseCopy, PROGRAM, Wal};
 use crate::system::clock::Deadline;
 use crate::system::durable;
 
@@ -94,6 +94,7 @@ impl Order<'_> {
             label: "pgwarm standby-init",
             fast: true,
             rate,
+            wal: Wal::Fetched,
             wal_dir: None,
             spaces: &spaces,
         };
