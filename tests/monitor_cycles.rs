@@ -123,3 +123,20 @@ fn ask(address: SocketAddr, path: &str) -> Option<String> {
     // A picture is stale while all sessions are being made anew.
     (!text.contains("no fresh picture")).then_some(text)
 }
+
+/// On another machine a connection string without a host would lead to the server beside the monitor.
+#[test]
+fn a_server_without_a_host_in_its_string_is_looked_for_at_its_node() {
+    let server = Server::builder("db1").wal_segsize(1).tcp().start();
+    let mut layout = Layout::new("hosts", &["here", "there"]);
+    for node in ["here", "there"] {
+        layout.node_mut(node).set("conninfo", format!("port={} user=postgres dbname=postgres", server.port()));
+    }
+    layout.write();
+    let source = Source { file: Some(layout.shared_file("here")), ..Source::default() };
+    let config = Arc::new(Config::load(&source).expect("because the test writes it well"));
+    let gathered = pgwarm::monitor::gather::gather(&config);
+    let seen = |node: &str| gathered.watched(node).and_then(|one| one.look.sight.seen()).is_some();
+    // Here it is the socket that libpq would take, where nobody listens; there it is the node's own address.
+    assert!(seen("there") && !seen("here"));
+}

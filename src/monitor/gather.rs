@@ -27,7 +27,7 @@ pub fn gather(config: &Arc<Config>) -> Gathered {
     let patience = config.monitor.deadline;
     let at = SystemTime::now();
     let (looks, own) = thread::scope(|scope| {
-        let looks: Vec<_> = config.nodes.iter().map(|node| scope.spawn(move || look(node, patience))).collect();
+        let looks: Vec<_> = config.nodes.iter().map(|node| scope.spawn(move || look(config, node, patience))).collect();
         let own = local::report_within(config, patience);
         (looks.into_iter().map(join).collect::<Vec<_>>(), own)
     });
@@ -44,9 +44,9 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn look(node: &Node, patience: Duration) -> (Look, Option<super::registry::Registry>) {
+fn look(config: &Config, node: &Node, patience: Duration) -> (Look, Option<super::registry::Registry>) {
     let begun = Instant::now();
-    let mut probe = Probe::new(node, patience, PURPOSE);
+    let mut probe = Probe::new(config, node, patience, PURPOSE);
     let (sight, extra) = probe.look(true);
     (Look { sight, at: SystemTime::now(), took: begun.elapsed(), unseen_for: Duration::ZERO }, extra.registry)
 }

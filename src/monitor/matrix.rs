@@ -114,14 +114,14 @@ fn ask(config: &Config, node: &Node, file: &Path) -> Result<Row, String> {
 
 fn way(config: &Config, node: &Node) -> Way {
     thread::scope(|scope| {
-        let database = scope.spawn(|| database(node, config.monitor.deadline));
+        let database = scope.spawn(|| database(config, node, config.monitor.deadline));
         let ssh = ssh(config, node);
         Way { to: node.name.clone(), database: join(database), ssh }
     })
 }
 
-fn database(node: &Node, patience: Duration) -> Reach {
-    match Probe::new(node, patience, "cluster-monitor matrix").look(false).0 {
+fn database(config: &Config, node: &Node, patience: Duration) -> Reach {
+    match Probe::new(config, node, patience, "cluster-monitor matrix").look(false).0 {
         Sight::Seen(_) => Reach::Yes,
         Sight::NoServer => Reach::Nothing,
         Sight::Unseen { why, .. } => Reach::No(why),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::observation::{How, Observation, Ready, Sight};
 use super::registry::Registry;
-use crate::config::{Node, NodeKind};
+use crate::cluster::contact::{self, ContactError};
+use crate::config::{Config, Node, NodeKind};
 use crate::error::Failure;
 use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
@@ -37,12 +38,12 @@ pub struct Extra {
 
 impl Probe {
     /// A probe of a node; nothing is connected yet. `purpose` becomes part of the session's `application_name`.
-    pub fn new(node: &Node, patience: Duration, purpose: &str) -> Probe {
-        let text = node.conninfo.as_deref().filter(|_| node.kind != NodeKind::Witness);
-        let (conninfo, malformed) = match text.map(Conninfo::parse) {
-            None => (None, None),
-            Some(Ok(conninfo)) => (Some(conninfo), None),
-            Some(Err(error)) => (None, Some(Failure::from(error).message)),
+    pub fn new(config: &Config, node: &Node, patience: Duration, purpose: &str) -> Probe {
+        let (conninfo, malformed) = match contact::conninfo(config, node) {
+            _ if node.kind == NodeKind::Witness => (None, None),
+            Ok(conninfo) => (Some(conninfo), None),
+            Err(ContactError::NoConninfo { .. }) => (None, None),
+            Err(error) => (None, Some(Failure::from(error).message)),
         };
         Probe { conninfo, malformed, purpose: purpose.to_owned(), patience, connection: None }
     }

@@ -51,6 +51,16 @@ pub fn conninfo(config: &Config, node: &Node) -> Result<Conninfo, ContactError> 
     Ok(conninfo)
 }
 
+/// The same as text; none where the node has no server, or nobody can say where it is. What needs no host put in stays
+/// as it was written.
+pub fn text(config: &Config, node: &str) -> Option<String> {
+    let node = config.node(node)?;
+    let written = node.conninfo.clone()?;
+    let conninfo = conninfo(config, node).ok()?;
+    let as_it_is = Conninfo::parse(&written).is_ok_and(|parsed| parsed.get("host") == conninfo.get("host"));
+    Some(if as_it_is { written } else { conninfo.to_string() })
+}
+
 /// How a standby on this machine streams from a node: what an old libpq knows as well, and never a password.
 pub fn primary_conninfo(config: &Config, node: &Node, user: Option<&str>) -> Result<Conninfo, ContactError> {
     let wrong = |source| ContactError::Conninfo { node: node.name.clone(), source };

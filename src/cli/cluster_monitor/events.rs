@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use super::{print_json, records};
 use crate::cli::output::{self, Align, Cell, Palette, Table, Tone};
 use crate::cli::run::Context;
+use crate::cluster::contact;
 use crate::error::{Class, Failure};
 use crate::monitor::gather::gather;
 use crate::monitor::records::{Kept, Records};
@@ -65,10 +66,10 @@ fn anywhere(context: &Context, view: &View) -> Result<Records, Failure> {
         .nodes
         .iter()
         .filter(|node| node.state == "running")
-        .filter_map(|node| context.config.node(&node.name)?.conninfo.as_deref());
+        .filter_map(|node| contact::text(&context.config, &node.name));
     let mut last = None;
     for conninfo in conninfos {
-        match Records::open(conninfo, super::PATIENCE, "cluster-monitor") {
+        match Records::open(&conninfo, super::PATIENCE, "cluster-monitor") {
             Ok(records) => return Ok(records),
             Err(error) => last = Some(Failure::from(error)),
         }

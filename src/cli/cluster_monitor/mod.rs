@@ -16,6 +16,7 @@ use super::arguments::refuse_strangers;
 use super::output;
 use super::run::{self, Context};
 use crate::cluster::check::{Finding, Level};
+use crate::cluster::contact;
 use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
 use crate::monitor::gather::{Gathered, gather};
@@ -141,11 +142,10 @@ impl Judged {
 fn tide(config: &Config, gathered: &Gathered) -> Tide {
     let mut tide = Tide::new(POSITIONS_MAX);
     let view = gathered.view(config, &tide);
-    let remembered =
-        view.primary.as_deref().and_then(|name| config.node(name)?.conninfo.as_deref()).and_then(|conninfo| {
-            let records = Records::open(conninfo, config.monitor.deadline, "cluster-monitor");
-            records.and_then(|mut records| records.positions()).ok()
-        });
+    let remembered = view.primary.as_deref().and_then(|name| contact::text(config, name)).and_then(|conninfo| {
+        let records = Records::open(&conninfo, config.monitor.deadline, "cluster-monitor");
+        records.and_then(|mut records| records.positions()).ok()
+    });
     for (at, lsn) in remembered.unwrap_or_default() {
         tide.note(at, lsn);
     }
@@ -169,12 +169,12 @@ fn wanted<'a>(arguments: &ArgMatches, config: &'a Config) -> Result<&'a Node, Fa
 
 /// A way to write: the primary that the picture shows.
 fn records(config: &Config, view: &View) -> Result<Records, Failure> {
-    let conninfo = view.primary.as_deref().and_then(|name| config.node(name)?.conninfo.as_deref());
+    let conninfo = view.primary.as_deref().and_then(|name| contact::text(config, name));
     let conninfo = conninfo.ok_or_else(|| {
         Failure::new(Class::Postgres, "no node answers as the primary, and what is to be written is kept there")
             .hinted("Run 'cluster-monitor status' to see which nodes answer.")
     })?;
-    Ok(Records::open(conninfo, PATIENCE, "cluster-monitor")?)
+    Ok(Records::open(&conninfo, PATIENCE, "cluster-monitor")?)
 }
 
 /// Prints plain data as JSON.

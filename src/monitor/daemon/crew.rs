@@ -59,7 +59,8 @@ impl Crew {
         let mut members = Vec::new();
         for (at, node) in config.nodes.iter().enumerate() {
             let (ask, asked) = channel();
-            let probe = Probe::new(node, config.monitor.deadline, &format!("cluster-monitor {}", config.local.node));
+            let probe =
+                Probe::new(config, node, config.monitor.deadline, &format!("cluster-monitor {}", config.local.node));
             let tell = tell.clone();
             let thread = std::thread::Builder::new().name(format!("look {}", node.name)).stack_size(STACK);
             let sight = if probe.has_no_server() {

@@ -16,6 +16,7 @@ use super::report::Report;
 use super::tide::Tide;
 use super::view::{View, Watched, rfc3339};
 use crate::cluster::check::{Finding, Level};
+use crate::cluster::contact;
 use crate::config::Config;
 use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
@@ -191,7 +192,7 @@ impl<'a> Daemon<'a> {
 
     /// Tells the clerk whom to write to.
     fn set_scene(&self, view: &View) {
-        let conninfo = |name: &str| self.config.node(name).and_then(|node| node.conninfo.clone());
+        let conninfo = |name: &str| contact::text(&self.config, name);
         let others = view.nodes.iter().filter(|node| node.state == "running").filter_map(|node| conninfo(&node.name));
         self.clerk.hand(Job::Scene {
             primary: view.primary.as_deref().and_then(conninfo),

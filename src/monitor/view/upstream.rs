@@ -91,7 +91,9 @@ fn is_at(node: &Node, receiver: &Receiver) -> bool {
         let text = ports.get(at).or(ports.first());
         text.and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_PORT)
     };
-    let hosts = [list("host"), list("hostaddr")].into_iter().flatten();
+    // Without a host the string means the socket there, and who streams from elsewhere uses the node's own.
+    let own = || if conninfo.get("host").or(conninfo.get("hostaddr")).is_none() { node.host.clone() } else { None };
+    let hosts = [list("host"), list("hostaddr"), own().map(|host| vec![host])].into_iter().flatten();
     hosts.flat_map(|hosts| hosts.into_iter().enumerate()).any(|(at, one)| same_host(&one, host) && port_at(at) == port)
 }
 
