@@ -263,6 +263,25 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboard_asks_for_metrics_and_labels_that_there_are() {
+        let dashboard = include_str!("../../../etc/grafana.json");
+        let dashboard: serde_json::Value = serde_json::from_str(dashboard).expect("because it is JSON");
+        // Declared are all metrics, whether they have a value now or not.
+        let text = of(&Scene::healthy());
+        let declared: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let panels = dashboard["panels"].as_array().expect("because it has panels");
+        let asked = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+        let asked: Vec<String> = asked.filter_map(|target| Some(target["expr"].as_str()?.to_owned())).collect();
+        assert!(asked.len() >= panels.len(), "a panel asks for nothing");
+        for expression in &asked {
+            let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let names: Vec<&str> = words.filter(|word| word.starts_with("pgwarm_")).collect();
+            assert!(!names.is_empty() && names.iter().all(|name| declared.contains(name)), "{expression}");
+        }
+    }
+
+    #[test]
     fn every_line_is_of_the_format() {
         let text = of(&Scene::healthy());
         for line in text.lines().filter(|line| !line.starts_with('#')) {
