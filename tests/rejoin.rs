@@ -65,6 +65,16 @@ fn a_primary_that_was_shut_down_in_order_just_follows() {
     let done = scene.json("alpha", &["--rejoin"]);
     assert_eq!((taken(&done), &done["kept"]), ("follow", &Value::Null));
     assert_eq!(done["proof"]["streaming"]["timeline"], 2);
+    // Once it is back, it stays, and the same call says so again.
+    let again = scene.json("alpha", &["--rejoin"]);
+    assert_eq!((&again["proof"]["streaming"]["node"], &again["kept"]), (&"beta".into(), &Value::Null));
+    alpha_is_back(&scene);
+    // Other ways are open too, to whoever asks for them: WAL of the archives, or a new copy of data that are whole.
+    scene.json("alpha", &["--rejoin", "--rung", "follow-archive"]);
+    alpha_is_back(&scene);
+    let done = scene.json("alpha", &["--rejoin", "--rung", "clone"]);
+    let steps = done["steps"].as_array().expect("because a plan has steps");
+    assert!(steps.iter().any(|step| step["step"] == "clone"), "{done:#}");
     alpha_is_back(&scene);
 }
 

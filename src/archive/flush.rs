@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::ArchiveError;
 use crate::postgres::control::{ClusterState, ControlFile};
+use crate::postgres::local_wal;
 use crate::wal::{SegmentName, WalName};
 
 /// One file to ship, in order.
@@ -28,7 +29,15 @@ pub fn plan(pgdata: &Path) -> Result<Vec<Leftover>, ArchiveError> {
     let control = ControlFile::read(pgdata).map_err(|error| ArchiveError::Elsewhere(error.into()))?;
     refuse_unless_stopped(pgdata, &control)?;
     let wal = pgdata.join("pg_wal");
-    let last = control.checkpoint.segment(control.segment_size);
+    let size = control.segment_size;
+    let last = control.checkpoint.segment(size);
+    let history = local_wal::history(pgdata, control.checkpoint_timeline);
+    let history = history.map_err(|error| ArchiveError::Elsewhere(error.into()))?;
+    // The segment in which a timeline was left goes on under the next one's name; the old one was shipped as far as it
+    // goes, and no place takes it whole.
+    let is_ours = |segment: SegmentName, number| {
+        history.as_ref().is_none_or(|history| history.owner_of_segment(number, size) == segment.timeline())
+    };
     let mut found = Vec::new();
     for entry in fs::read_dir(&wal).map_err(ArchiveError::io("list", &wal))? {
         let entry = entry.map_err(ArchiveError::io("list", &wal))?;
@@ -36,11 +45,11 @@ pub fn plan(pgdata: &Path) -> Result<Vec<Leftover>, ArchiveError> {
         if is_archived(&wal, name)? {
             continue;
         }
-        let number = name.segment().and_then(|segment| segment.number(control.segment_size));
+        let number = name.segment().and_then(|segment| segment.number(size));
         let wanted = match name {
             WalName::Segment(segment) if segment.timeline() > control.checkpoint_timeline => None,
             WalName::Segment(segment) => match number {
-                Some(number) if number < last => Some(name),
+                Some(number) if number < last => is_ours(segment, number).then_some(name),
                 Some(number) if number == last && segment.timeline() == control.checkpoint_timeline => {
                     Some(WalName::Partial(segment))
                 }

@@ -19,12 +19,14 @@ use crate::archive::ArchiveError;
 use crate::archive::fetch::{self, Answer, Asker, Fetcher, Handed};
 use crate::archive::hole;
 use crate::archive::layout;
+use crate::archive::left_out;
 use crate::archive::places::{Archive, Sites};
 use crate::archive::push::data_directory;
 use crate::archive::situation::{self, Mode, Postmaster};
 use crate::archive::spool::Spool;
 use crate::archive::waiting::{Bell, Orders, Say};
 use crate::archive::worker::{Reply, What};
+use crate::config::{Config, PlaceWord};
 use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
 use crate::system::logging;
@@ -86,13 +88,43 @@ struct Limits {
     told: String,
 }
 
+/// True for the data directory of this node, and not that of a restore beside it.
+fn is_own(config: &Config, pgdata: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    config.own().pgdata.as_deref().and_then(real).is_some_and(|own| real(pgdata) == Some(own))
+}
+
+/// While this server is being promoted, or opened as of a time, the archives that the decision goes without are none.
+fn leave_out(config: &mut Config) -> Result<(), Failure> {
+    let out = left_out::nodes(&Spool::new(&config.local.spool), config.failover.deadline)?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    let mut from = Vec::new();
+    for word in &config.restore.from {
+        match word {
+            PlaceWord::Queue => from.push(PlaceWord::Queue),
+            word => {
+                let nodes = config.places(std::slice::from_ref(word)).into_iter().map(|node| node.name.clone());
+                from.extend(nodes.filter(|name| !out.contains(name)).map(PlaceWord::Node));
+            }
+        }
+    }
+    config.restore.from = from;
+    Ok(())
+}
+
 impl<'a> Restore<'a> {
     fn new(name: WalName, target: &Path, arguments: &ArgMatches, context: &'a Context) -> Result<Self, Failure> {
-        let config = Arc::new(context.config.clone());
+        let mut config = context.config.clone();
         let target =
             std::path::absolute(target).map_err(|error| Failure::from(ArchiveError::io("find", target)(error)))?;
         let pgdata = data_directory(&target).or_else(working_directory);
         let mode = Mode::of(pgdata.as_deref());
+        if mode != Mode::Other && pgdata.as_deref().is_some_and(|pgdata| is_own(&config, pgdata)) {
+            leave_out(&mut config)?;
+        }
+        let config = Arc::new(config);
         let postmaster = pgdata.as_deref().and_then(Postmaster::of).filter(|_| mode != Mode::Other);
         let asker = pgdata.as_deref().map(Fetcher::asker).transpose()?.flatten();
         let sites = Arc::new(Sites::new(&config));

@@ -3,6 +3,7 @@
 //! Up to the step from which there is no way back, whatever goes wrong is taken back: the claim is given up and the
 //! receiver started again. Behind it there is only forward, by this run or the next.
 
+mod back;
 mod claim;
 mod fence;
 mod fetch;
@@ -11,31 +12,22 @@ mod hole;
 mod promote;
 mod receiver;
 mod recover;
+mod scene;
 mod switchover;
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decide::{Verdict, decide};
 use super::journal::{Entry, Journal};
 use super::observation::{Observation, Serving};
-use super::observe::Observer;
 use super::plan::{Plan, Step};
 use super::report::Report;
 use super::rules::{Intent, Policy};
-use crate::archive::encode::Way;
-use crate::archive::left_out;
-use crate::archive::places::Sites;
-use crate::archive::push::Pusher;
-use crate::archive::spool::Spool;
-use crate::config::{Config, Node};
 use crate::error::{Class, Failure};
-use crate::postgres::connection::{Connection, connect};
-use crate::postgres::conninfo::Conninfo;
-use crate::postgres::server::Server;
-use crate::system::clock::Deadline;
-use crate::system::lock::{Lock, Taken};
+
+pub use back::abort;
+use back::taken_back;
+pub use scene::Scene;
 
 /// Facts that change while a plan is carried out make another plan; so many at most.
 const PLANS_MAX: usize = 6;
@@ -50,90 +42,12 @@ pub trait Watcher: Sync {
     fn done(&self, _step: &Step, _detail: &str, _took: Duration) {}
 }
 
-/// Everything that a step works with.
-pub struct Scene<'a> {
-    /// The configuration.
-    pub config: &'a Arc<Config>,
-    /// The archives, as WAL is shipped to them.
-    pub sites: Arc<Sites>,
-    /// What this node keeps.
-    pub spool: Spool,
-    /// The own server.
-    pub server: Server,
-    /// What looks at the cluster.
-    pub observer: Observer,
-    /// What is told of it.
-    pub watcher: &'a dyn Watcher,
-}
-
 /// How a step ended.
 enum Next {
     /// The plan goes on.
     Go(String),
     /// The plan does not fit any more.
     Again(String),
-}
-
-impl<'a> Scene<'a> {
-    /// A scene with this configuration, which other nodes read from that file.
-    pub fn new(
-        config: &'a Arc<Config>,
-        shared_file: &std::path::Path,
-        watcher: &'a dyn Watcher,
-    ) -> Result<Scene<'a>, Failure> {
-        Ok(Scene {
-            config,
-            sites: Arc::new(Sites::new(config)),
-            spool: Spool::new(&config.local.spool),
-            server: Server::new(config, config.own())?,
-            observer: Observer::new(config, shared_file),
-            watcher,
-        })
-    }
-
-    /// One run at a time changes the role of this node.
-    pub fn lock(&self) -> Result<Lock, Failure> {
-        self.spool.prepare()?;
-        let path = self.spool.lock("failover");
-        let wrong = |error| Failure::new(Class::Storage, format!("cannot lock '{}': {error}", path.display()));
-        match Lock::try_take(&path).map_err(wrong)? {
-            Taken::Held(lock) => Ok(lock),
-            Taken::Busy { owner } => {
-                Err(Failure::new(Class::Busy, format!("the role of this node is being changed by {owner}"))
-                    .hinted("Wait until that run has ended."))
-            }
-        }
-    }
-
-    pub(super) fn pgdata(&self) -> PathBuf {
-        self.server.pgdata().to_owned()
-    }
-
-    /// How long replaying and promoting may take.
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::after(self.config.failover.deadline)
-    }
-
-    /// A session with the own server.
-    pub(super) fn connect(&self) -> Result<Connection, Failure> {
-        let own = self.config.own();
-        let conninfo = own.conninfo.as_ref().ok_or_else(|| {
-            Failure::new(
-                Class::Config,
-                format!("the configuration does not say how the server of '{}' is reached", own.name),
-            )
-            .hinted(format!("Set node.{}.conninfo.", own.name))
-        })?;
-        Ok(connect(&Conninfo::parse(conninfo)?, self.config.failover.contact, "trigger-failover")?)
-    }
-
-    pub(super) fn pusher(&self) -> Pusher {
-        Pusher::new(self.config, &self.sites, Way::Read)
-    }
-
-    pub(super) fn node(&self, name: &str) -> Result<&Node, Failure> {
-        self.config.node(name).ok_or_else(|| Failure::new(Class::Bug, format!("there is no node '{name}'")))
-    }
 }
 
 /// Looks and decides; changes nothing.
@@ -177,20 +91,6 @@ fn with_what_was_allowed(journal: &Journal, policy: &Policy) -> Policy {
     policy
 }
 
-/// Gives an operation up that was cut short, as far as there is a way back.
-pub fn abort(scene: &Scene<'_>) -> Result<String, Failure> {
-    let _one_run = scene.lock()?;
-    let Some(journal) = Journal::unfinished(&scene.spool)? else {
-        return Ok("nothing is under way".to_owned());
-    };
-    if is_past_return(&journal) && takes_writes(scene) {
-        return Err(Failure::new(Class::Refused, "this server has been promoted already; there is no way back")
-            .hinted("Run trigger-failover again: it goes on where it was."));
-    }
-    roll_back(scene, journal, "given up by hand")?;
-    Ok("given up: nothing is claimed any more, and this server is the standby that it was".to_owned())
-}
-
 /// An operation goes on as it was begun; the flags may be others.
 fn resumed(journal: Journal, policy: &Policy) -> Result<Journal, Failure> {
     match journal.policy() {
@@ -231,10 +131,17 @@ fn carry_out(
             None => match plan_again(scene, &mut journal, policy)? {
                 Ok(plan) => plan,
                 Err(verdict) if is_past_return(&journal) => {
-                    return Err(refused(&verdict).hinted(
+                    let failure = refused(&verdict).hinted(
                         "The promotion was under way: start this server, see what it has become, and run this again.",
-                    ));
+                    );
+                    return finish::opened(scene, journal, failure, begun);
                 }
+                // What a run that was killed has begun on the primary is still at work, so that it is neither this nor
+                // that; once it has ended, there is something to decide about.
+                Err(_) if switchover::is_flushing(&journal) => match switchover::flush_on(scene, &mut journal) {
+                    Ok(()) => continue,
+                    Err(failure) => return Err(taken_back(scene, journal, failure)),
+                },
                 Err(verdict) => return Err(taken_back(scene, journal, refused(&verdict))),
             },
         };
@@ -246,9 +153,9 @@ fn carry_out(
             }
             Ok(Some(why)) => log::info!("planning anew: {why}"),
             Err(failure) if is_past_return(&journal) => {
-                return Err(
-                    failure.hinted("There is no way back any more: mend the cause and run trigger-failover again.")
-                );
+                let failure =
+                    failure.hinted("There is no way back any more: mend the cause and run trigger-failover again.");
+                return finish::opened(scene, journal, failure, begun);
             }
             Err(failure) => return Err(taken_back(scene, journal, failure)),
         }
@@ -263,7 +170,8 @@ fn plan_again(scene: &Scene<'_>, journal: &mut Journal, policy: &Policy) -> Resu
     let verdict = decide(&seen, &policy);
     scene.watcher.decided(&verdict);
     journal.note(Entry::Decided { seen: Box::new(seen), verdict: verdict.clone() })?;
-    Ok(verdict.plan.clone().ok_or(verdict))
+    let plan = verdict.plan.clone().map(|plan| Plan { steps: finish::as_begun(journal, plan.steps), ..plan });
+    Ok(plan.ok_or(verdict))
 }
 
 /// What is allowed once an operation is under way: its own claim is no obstacle, and a switchover whose primary has
@@ -335,7 +243,7 @@ fn act(
         Step::DecideAgain => decide_again(scene, journal, policy, plan, seen_at),
         Step::Disarm { node } => promote::disarm(scene, node),
         Step::Promote => promote::promote(scene, journal, policy),
-        Step::Recover { until } => recover::recover(scene, until),
+        Step::Recover { until } => recover::recover(scene, journal, until),
         Step::Configure => promote::configure(scene),
         Step::Open => promote::open(scene, plan.timeline),
         Step::Archive => promote::archive(scene, journal),
@@ -380,27 +288,4 @@ fn decide_again(
 pub fn refused(verdict: &Verdict) -> Failure {
     let failure = Failure::new(Class::Refused, format!("rule {} ({}): {}", verdict.rule, verdict.name, verdict.why));
     if verdict.hint.is_empty() { failure } else { failure.hinted(verdict.hint.clone()) }
-}
-
-/// Takes back what was done, and says so with what went wrong.
-fn taken_back(scene: &Scene<'_>, journal: Journal, failure: Failure) -> Failure {
-    let hint = failure.hint.clone().map(|hint| format!("{hint} ")).unwrap_or_default();
-    match roll_back(scene, journal, &failure.message) {
-        Ok(()) => failure.hinted(format!("{hint}Everything was taken back; this server is the standby that it was.")),
-        Err(error) => failure.hinted(format!(
-            "{hint}Not everything could be taken back ({}): run 'trigger-failover --abort', or try again.",
-            error.message
-        )),
-    }
-}
-
-/// The way back: the claim is given up, then the old primary is brought back where it was flushed, then this server
-/// receives again.
-fn roll_back(scene: &Scene<'_>, journal: Journal, why: &str) -> Result<(), Failure> {
-    claim::withdraw(scene, &journal)?;
-    switchover::undo(scene, &journal)?;
-    promote::rearm(scene, &journal)?;
-    left_out::clear(&scene.spool)?;
-    receiver::restore(scene, &journal)?;
-    Ok(journal.end(&format!("taken back: {why}"))?)
 }

@@ -125,8 +125,9 @@ fn switchover(case: &Case<'_>, timeline: crate::wal::TimelineId, fork: crate::wa
         Step::Claim { timeline, parent, fork: None },
         Step::Flush { node: node.clone() },
         Step::Hold,
-        Step::StopReceiver,
+        // First, so that the server is told at once that nothing follows on the old timeline.
         Step::Claim { timeline, parent, fork: Some(fork) },
+        Step::StopReceiver,
         Step::DecideAgain,
         Step::Promote,
         Step::Configure,
@@ -180,4 +181,6 @@ fn loss(case: &Case<'_>, fork: crate::wal::Lsn) -> Loss {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -232,24 +232,8 @@ fn read(text: &str) -> Vec<Line> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::time::Duration;
-
     use super::*;
-    use crate::failover::rules::Intent;
-
-    fn policy() -> Policy {
-        Policy {
-            intent: Intent::Failover,
-            lifted: BTreeSet::new(),
-            down: BTreeSet::new(),
-            ignored: BTreeSet::new(),
-            fence: false,
-            age_max: Duration::from_secs(60),
-            fresh: Duration::from_secs(10),
-            claim: None,
-        }
-    }
+    use crate::failover::samples::policy;
 
     #[test]
     fn what_was_written_is_known_after_a_crash_and_half_a_line_is_not() -> Result<(), ArchiveError> {

@@ -1,7 +1,8 @@
 //! What another node is taken for: the answers of its server and of its machine, put together.
 //!
 //! A node counts as down only by positive evidence: its own machine says so, the machine answers that nobody listens, a
-//! fence succeeded, it wrote down that it handed over, or a person vouches for it. Silence is none of these.
+//! fence succeeded, it wrote down that it handed over, or a person vouches for it. Silence is none of these, and none of
+//! them counts against a server that says that it takes writes.
 
 use super::observation::{Contact, Other, Serving, View};
 use super::rules::{Case, Policy};
@@ -26,10 +27,11 @@ pub enum Standing {
 
 /// Puts together what is known of a node. `fenced`: it is proven to be stopped.
 pub fn standing(other: &Other, policy: &Policy, fenced: Option<&str>) -> Standing {
-    if let Some(how) = fenced {
+    let contact = other.contact.within(policy.age_max);
+    // Each look asks anew, so this came after the fence: somebody has started it again.
+    if let (Some(how), false) = (fenced, matches!(contact, Some(Contact::Primary))) {
         return Standing::Down(how.to_owned());
     }
-    let contact = other.contact.within(policy.age_max);
     let serving = other.view.within(policy.age_max).map(|view| view.server);
     match (contact, serving) {
         // One that hangs may have been frozen as anything, and what its machine says of it is no newer.

@@ -16,13 +16,16 @@ use serde_json::Value;
 
 use crate::sshd::{self, Sshd};
 use crate::support::workspace::{Account, make_dir, write_file};
-use crate::support::{Layout, Outcome, PATIENCE, Program, Server, Stop, program, wait_until};
+use crate::support::{Layout, Outcome, PATIENCE, Program, Server, Stop, program, template, wait_until};
 
 /// The name of the cluster, and of its folder in every archive.
 pub const CLUSTER: &str = "main";
 
 /// Our programs that nodes call on each other.
 const CALLED: &[&str] = &["trigger-failover", "flush-primary", "standby-init", "serve-archive", "cluster-monitor"];
+
+/// What stands in a journal from which there is no way back.
+pub const PROMOTES: &str = r#""entry":"begins","step":{"step":"promote"}"#;
 
 /// One node.
 pub struct Node {
@@ -44,62 +47,108 @@ impl Scene {
     }
 
     /// `alpha` and these standbys; one called `gamma` is a dr node. `change` sees the layout before it counts.
+    ///
+    /// Servers and archives are made once and copied for each test.
     pub fn with(standbys: &[&str], change: impl FnOnce(&mut Layout)) -> Scene {
         let names: Vec<&str> = ["alpha"].into_iter().chain(standbys.iter().copied()).collect();
-        let mut layout = Layout::new(CLUSTER, &names);
-        layout.set("archive", "ack", "local").set("archive", "worker", "off").set("restore", "worker", "off");
-        layout.set("archive", "retry", "1s").set("restore", "retry", "0s").set("queue", "free_min", "0");
-        layout.set("ssh", "connect_timeout", "5s").set("failover", "sessions", "200ms");
-        let primary = Server::builder("alpha").wal_segsize(1).set("archive_mode", "on").create();
-        layout.node_mut("alpha").serve(&primary);
-        primary.include_ours();
-        let mut nodes = vec![Node { name: "alpha".to_owned(), server: primary, sshd: Sshd::start() }];
-        if names.contains(&"gamma") {
-            layout.node_mut("gamma").set("kind", "dr");
-        }
-        let sshds: Vec<Sshd> = standbys.iter().map(|_| Sshd::start()).collect();
-        change(&mut layout);
-        reach(&mut layout, "alpha", &nodes[0].sshd);
-        for (name, sshd) in standbys.iter().zip(&sshds) {
-            reach(&mut layout, name, sshd);
-        }
-        layout.write();
-        names.iter().for_each(|name| install(&layout, name));
-        let mut scene = Scene { layout, nodes: Vec::new() };
-        scene.connect_archive(&mut nodes[0]);
-        nodes[0].server.start();
-        scene.nodes = nodes;
-        // Where the standbys are is known only once they are made; the archives have to be there before.
-        scene.call("alpha", "archive-wal", &["--init"]).run().expect_ok();
-        scene.on("alpha").execute("create table t (n bigserial primary key, made timestamptz default now())");
-        for (name, sshd) in standbys.iter().zip(sshds) {
-            let mut server = scene.on("alpha").base_backup(name);
-            server.follow(scene.on("alpha"));
-            scene.layout.node_mut(name).serve(&server);
-            scene.nodes.push(Node { name: (*name).to_owned(), server, sshd });
-        }
-        scene.layout.write();
-        for name in standbys {
-            let at = scene.at(name);
-            let mut node = scene.nodes.remove(at);
-            scene.connect_archive(&mut node);
-            node.server.start();
-            scene.nodes.insert(at, node);
-        }
-        // Right behind a switch there is no record to replay up to, and a quiet server writes one only now and then.
-        scene.on("alpha").execute("checkpoint");
-        for name in standbys {
-            scene.wait_caught_up(name);
-        }
+        let name = format!("failover-{}", names.join("-"));
+        let mut scene = template::kept_with_ours(
+            &name,
+            |made| Scene::make(standbys).keep(made),
+            |kept| {
+                let build = |name: &str| Server::builder(name).set("archive_mode", "on");
+                let scene = Scene::of(&names, change, |name| build(name).copy_of(&kept.join(name).join("data")));
+                for name in &names {
+                    let archive = scene.layout.node(name).archive.clone().expect("because every node here holds one");
+                    template::copy(&kept.join(name).join("archive"), &archive);
+                }
+                scene
+            },
+        );
+        scene.start(standbys);
         scene
     }
 
-    /// Sets what PostgreSQL calls on a node, and has it read our own settings.
-    fn connect_archive(&self, node: &mut Node) {
-        let shared = self.layout.shared_file(&node.name).display().to_string();
+    /// The nodes with their configuration and their servers, which `server` makes; nothing runs but the sshds.
+    fn of(names: &[&str], change: impl FnOnce(&mut Layout), server: impl Fn(&str) -> Server) -> Scene {
+        let mut layout = Layout::new(CLUSTER, names);
+        layout.set("archive", "ack", "local").set("archive", "worker", "off").set("restore", "worker", "off");
+        layout.set("archive", "retry", "1s").set("restore", "retry", "0s").set("queue", "free_min", "0");
+        layout.set("ssh", "connect_timeout", "5s").set("failover", "sessions", "200ms");
+        if names.contains(&"gamma") {
+            layout.node_mut("gamma").set("kind", "dr");
+        }
+        let make = |name: &&str| Node { name: (*name).to_owned(), server: server(name), sshd: Sshd::start() };
+        let nodes: Vec<Node> = names.iter().map(make).collect();
+        change(&mut layout);
+        for node in &nodes {
+            reach(&mut layout, &node.name, &node.sshd);
+            layout.node_mut(&node.name).serve(&node.server);
+            install(&layout, &node.name);
+        }
+        layout.write();
+        let mut scene = Scene { layout, nodes };
+        names.iter().for_each(|name| scene.connect_archive(name));
+        scene
+    }
+
+    /// Starts `alpha`, then the standbys, and waits until they have everything.
+    fn start(&mut self, standbys: &[&str]) {
+        self.on_mut("alpha").start();
+        for name in standbys {
+            let primary = self.on("alpha").follow_settings(name);
+            let server = self.on_mut(name);
+            server.set("primary_conninfo", primary).standby_signal();
+            server.launch();
+        }
+        // Right behind a switch there is no record to replay up to, and a quiet server writes one only now and then.
+        self.on("alpha").execute("checkpoint");
+        for name in standbys {
+            wait_until(PATIENCE, &format!("'{name}' accepts connections"), || self.on(name).accepts());
+            self.wait_caught_up(name);
+        }
+    }
+
+    /// Makes what tests begin with.
+    fn make(standbys: &[&str]) -> Scene {
+        let names: Vec<&str> = ["alpha"].into_iter().chain(standbys.iter().copied()).collect();
+        let build = |name: &str| Server::builder(name).wal_segsize(1).set("archive_mode", "on").create();
+        let mut scene = Scene::of(&names, |_| {}, build);
+        scene.on("alpha").include_ours();
+        scene.call("alpha", "archive-wal", &["--init"]).run().expect_ok();
+        scene.on_mut("alpha").start();
+        scene.on("alpha").execute("create table t (n bigserial primary key, made timestamptz default now())");
+        for name in standbys {
+            fs::remove_dir_all(scene.on(name).pgdata()).expect("because the test owns it");
+            let options = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--pgdata"];
+            scene.on("alpha").tool("pg_basebackup").args(options).arg(scene.on(name).pgdata()).run().expect_ok();
+        }
+        // Started again at once, they could not archive while the standbys that they archive to are being made.
+        scene.stop("alpha");
+        scene.start(standbys);
+        scene
+    }
+
+    /// Stops everything and leaves data directories and archives in a folder.
+    fn keep(mut self, folder: &Path) {
+        let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        for name in &names {
+            self.stop(name);
+            let kept = folder.join(name);
+            make_dir(&kept);
+            let archive = self.layout.node(name).archive.clone().expect("because every node here holds one");
+            template::copy(&self.on(name).pgdata(), &kept.join("data"));
+            template::copy(&archive, &kept.join("archive"));
+        }
+    }
+
+    /// Sets what PostgreSQL calls on a node.
+    fn connect_archive(&mut self, node: &str) {
+        let shared = self.layout.shared_file(node).display().to_string();
         let own = |name: &str| program(name).display().to_string();
-        node.server.set("archive_command", format!("{} --config {shared} %p", own("archive-wal")));
-        node.server.set("restore_command", format!("{} --config {shared} %f %p", own("restore-wal")));
+        let server = self.on_mut(node);
+        server.set("archive_command", format!("{} --config {shared} %p", own("archive-wal")));
+        server.set("restore_command", format!("{} --config {shared} %f %p", own("restore-wal")));
     }
 
     fn at(&self, name: &str) -> usize {
@@ -156,6 +205,12 @@ impl Scene {
     /// How many rows a node knows.
     pub fn rows(&self, node: &str) -> u64 {
         self.on(node).query("select count(*) from t").parse().expect("because it is a number")
+    }
+
+    /// The answer of a server that one of our programs has started.
+    pub fn by_hand(&self, node: &str, sql: &str) -> String {
+        let asked = self.on(node).tool("psql").args(["-X", "-A", "-t", "-c", sql]).run().expect_ok();
+        asked.stdout.trim().to_owned()
     }
 
     /// Waits until a standby has replayed everything that the primary has written.

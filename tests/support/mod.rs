@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 pub mod cluster;
+pub mod kills;
 pub mod port;
 pub mod program;
 pub mod server;

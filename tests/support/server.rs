@@ -132,6 +132,14 @@ impl ServerBuilder {
         server
     }
 
+    /// Makes it of another server's data directory; nothing runs yet.
+    #[track_caller]
+    pub fn copy_of(self, data: &Path) -> Server {
+        let server = Server::prepare(&self.name, self.tcp, self.settings);
+        template::copy(data, &server.pgdata());
+        server
+    }
+
     /// Makes it, starts it and waits until it accepts connections.
     #[track_caller]
     pub fn start(self) -> Server {
@@ -493,9 +501,14 @@ impl Server {
         workspace::write_file(&self.pgdata().join("recovery.signal"), "");
     }
 
+    /// What `primary_conninfo` is for a standby of this server.
+    pub fn follow_settings(&self, standby: &str) -> String {
+        format!("{} application_name={standby}", self.conninfo())
+    }
+
     /// Makes the next start one of a standby that streams from `primary`.
     pub fn follow(&mut self, primary: &Server) -> &mut Server {
-        let connection = format!("{} application_name={}", primary.conninfo(), self.name);
+        let connection = primary.follow_settings(&self.name);
         self.set("primary_conninfo", connection);
         self.standby_signal();
         self

@@ -54,6 +54,15 @@ pub fn kept<T>(binaries: &Binaries, name: &str, make: impl FnOnce(&Path), using:
     using(&kept)
 }
 
+/// The same for what our own programs had a hand in: made anew whenever they were.
+pub fn kept_with_ours<T>(name: &str, make: impl FnOnce(&Path), using: impl FnOnce(&Path) -> T) -> T {
+    let mut binaries = Binaries::under_test().clone();
+    let ours = super::program("archive-wal").metadata().map_or(0, |data| data.mtime());
+    binaries.changed_at = binaries.changed_at.max(ours);
+    let name = format!("{name}-{}-{}", binaries.version, Account::unprivileged().name);
+    kept(&binaries, &name, make, using)
+}
+
 fn lock_file(store: &Path, name: &str) -> File {
     let path = store.join(format!("{name}.lock"));
     fs::create_dir_all(store)
@@ -99,7 +108,7 @@ fn initdb(binaries: &Binaries, segment_mib: u32, pgdata: &Path) {
 }
 
 /// `cp` keeps the owner and shares blocks where the file system can.
-fn copy(source: &Path, target: &Path) {
+pub fn copy(source: &Path, target: &Path) {
     let copied = Command::new("cp")
         .args(["-a", "--reflink=auto", "-T", "--"])
         .args([source, target])

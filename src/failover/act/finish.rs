@@ -19,7 +19,7 @@ use crate::wal::TimelineId;
 /// Does what comes behind the promotion, for a run that finds the server promoted already.
 pub fn forward(scene: &Scene<'_>, journal: &mut Journal) -> Result<Report, Failure> {
     let steps = journal.decided().and_then(|(_, verdict)| verdict.plan.clone()).map(|plan| plan.steps);
-    let steps = steps.unwrap_or_default();
+    let steps = as_begun(journal, steps.unwrap_or_default());
     let behind = steps.iter().position(Step::is_irreversible).map_or(0, |at| at + 1);
     let timeline = journal.claim().map(|claim| claim.timeline);
     for step in &steps[behind..] {
@@ -41,6 +41,28 @@ pub fn forward(scene: &Scene<'_>, journal: &mut Journal) -> Result<Report, Failu
         scene.watcher.done(step, &detail, took);
     }
     Ok(summary(journal, scene))
+}
+
+/// A server that has opened meanwhile, told so by an earlier run, fits no plan any more; what is left comes behind it.
+pub fn opened(scene: &Scene<'_>, mut journal: Journal, failure: Failure, begun: Instant) -> Result<Report, Failure> {
+    if journal.has_done("open") || !super::takes_writes(scene) {
+        return Err(failure);
+    }
+    log::info!("the server has opened meanwhile: {}", failure.message);
+    let done = forward(scene, &mut journal)?;
+    conclude(scene, journal, done, begun)
+}
+
+/// What began as a switchover ends as one, also where only a failover is left to be decided about: the primary that was
+/// flushed comes back as a standby.
+pub fn as_begun(journal: &Journal, mut steps: Vec<Step>) -> Vec<Step> {
+    let Some(flushed) = switchover::flushed(journal) else { return steps };
+    steps.retain(|step| !matches!(step, Step::Disarm { node } if *node == flushed));
+    if !steps.iter().any(|step| matches!(step, Step::Follow { .. })) {
+        let at = steps.iter().position(|step| *step == Step::Act).unwrap_or(steps.len());
+        steps.insert(at, Step::Follow { node: flushed });
+    }
+    steps
 }
 
 /// What the journal tells, and what to do next.

@@ -87,8 +87,7 @@ pub fn missing(scene: &Scene<'_>, own: &View) -> Result<Vec<SegmentName>, Failur
 /// A segment behind the end of its timeline was left there by somebody else.
 fn belongs(own: &View, name: SegmentName) -> bool {
     let number = name.number(own.segment_size);
-    let ends = own.history.switch_point(name.timeline()).map(|point| point.segment(own.segment_size));
-    number.is_some_and(|number| ends.is_none_or(|ends| number < ends))
+    number.is_some_and(|number| own.history.owner_of_segment(number, own.segment_size) == name.timeline())
 }
 
 /// What lies before everything that a place holds was removed there on purpose.

@@ -109,7 +109,7 @@ pub fn promote(scene: &Scene<'_>, journal: &Journal, policy: &Policy) -> Result<
 }
 
 /// Has `restore-wal` not wait for archives that the decision goes without.
-fn leave_out(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
+pub fn leave_out(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
     let archives = journal.decided().map(|(seen, _)| seen.archives.as_slice()).unwrap_or_default();
     let unknown = archives.iter().filter(|holder| !holder.own && holder.holds.is().is_none());
     Ok(left_out::set(&scene.spool, &unknown.map(|holder| holder.name.clone()).collect())?)

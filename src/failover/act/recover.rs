@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Next, Scene};
+use super::{Next, Scene, promote};
 use crate::error::{Class, Failure};
+use crate::failover::journal::Journal;
 use crate::postgres::own_settings::{self, Signal};
 use crate::postgres::server::Mode;
 
@@ -12,10 +13,11 @@ const SETTINGS: &[(&str, &str)] =
     &[("recovery_target_action", "promote"), ("recovery_target_inclusive", "on"), ("primary_conninfo", "")];
 
 /// Restarts the server towards the target. From here on there is no way back.
-pub fn recover(scene: &Scene<'_>, until: &str) -> Result<Next, Failure> {
+pub fn recover(scene: &Scene<'_>, journal: &Journal, until: &str) -> Result<Next, Failure> {
     if super::takes_writes(scene) {
         return Ok(Next::Go("it has opened already".to_owned()));
     }
+    promote::leave_out(scene, journal)?;
     let pgdata = scene.pgdata();
     scene.server.stop(Mode::Fast, scene.deadline())?;
     own_settings::put_signal(&pgdata, Signal::Recovery)?;

@@ -1,8 +1,9 @@
 //! The steps of a switchover that reach over to the primary: it is flushed there, and comes back as a standby.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Next, Scene, receiver};
+use crate::config::Node;
 use crate::error::{Class, Failure};
 use crate::failover::flush::Flushed;
 use crate::failover::handover;
@@ -11,10 +12,14 @@ use crate::failover::observation::{Fenced, Handover};
 use crate::failover::observe::{peer, view};
 use crate::failover::plan::Step;
 use crate::system::clock::Deadline;
+use crate::system::process::{Ended, Outcome};
 use crate::wal::Lsn;
 
 /// How often to look.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How often to ask another node that is busy.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What getting there and back may take beside the work itself.
 const WAY: Duration = Duration::from_secs(30);
@@ -25,7 +30,7 @@ pub fn flush(scene: &Scene<'_>, journal: &mut Journal, name: &str) -> Result<Nex
     let failover = &scene.config.failover;
     let patience = failover.sessions + failover.drain * 2 + failover.stop * 3 + scene.config.archive.deadline + WAY;
     let words = ["--for", &scene.config.local.node, "--json"];
-    let outcome = scene.observer.peers().run(scene.config, node, "flush-primary", &words, Deadline::after(patience))?;
+    let outcome = on_peer(scene, node, "flush-primary", &words, Deadline::after(patience))?;
     let flushed = peer::answer(&outcome).and_then(|text| serde_json::from_slice::<Flushed>(text).ok());
     let Some(flushed) = flushed.filter(|_| outcome.status.is_success()) else {
         let text = format!("{name} was not flushed: {}, {}", outcome.status, outcome.complaint());
@@ -36,6 +41,47 @@ pub fn flush(scene: &Scene<'_>, journal: &mut Journal, name: &str) -> Result<Nex
     journal.note(Entry::Proved { fenced: Fenced { node: name.to_owned(), how: how.clone() } })?;
     journal.note(Entry::HandedOver { flushed: Box::new(flushed) })?;
     Ok(Next::Go(how))
+}
+
+/// The primary that this operation has flushed, or was about to.
+pub fn flushed(journal: &Journal) -> Option<String> {
+    journal.lines().iter().rev().find_map(|line| match &line.entry {
+        Entry::Begins { step: Step::Flush { node } } => Some(node.clone()),
+        _ => None,
+    })
+}
+
+/// True where a flush was begun and not ended.
+pub fn is_flushing(journal: &Journal) -> bool {
+    flushed(journal).is_some() && !journal.has_done("flush")
+}
+
+/// Sees the flush through that an earlier run has begun.
+pub fn flush_on(scene: &Scene<'_>, journal: &mut Journal) -> Result<(), Failure> {
+    let Some(node) = flushed(journal) else { return Ok(()) };
+    let begun = Instant::now();
+    let (Next::Go(detail) | Next::Again(detail)) = flush(scene, journal, &node)?;
+    let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(journal.note(Entry::Done { step: Step::Flush { node }, detail, took_ms })?)
+}
+
+/// Runs one of our programs there. What a run of ours that was killed had begun there may still be at work; it is let
+/// end first.
+fn on_peer(
+    scene: &Scene<'_>,
+    node: &Node,
+    program: &str,
+    words: &[&str],
+    deadline: Deadline,
+) -> Result<Outcome, Failure> {
+    loop {
+        let outcome = scene.observer.peers().run(scene.config, node, program, words, deadline)?;
+        if outcome.status != Ended::Exit(i32::from(Class::Busy.code())) || deadline.expired() {
+            return Ok(outcome);
+        }
+        log::debug!("{program} is at work on {} already: {}", node.name, outcome.complaint());
+        std::thread::sleep(ASK_AGAIN);
+    }
 }
 
 /// Waits until the last record of the old primary, its shutdown checkpoint, is in the own files.
@@ -83,7 +129,7 @@ pub fn follow(scene: &Scene<'_>, name: &str) -> Result<Next, Failure> {
     let node = scene.node(name)?;
     let words = ["--rejoin", "--rung", "follow", "--upstream", &scene.config.local.node, "--json"];
     let deadline = Deadline::after(scene.config.failover.deadline);
-    let outcome = scene.observer.peers().run(scene.config, node, "standby-init", &words, deadline)?;
+    let outcome = on_peer(scene, node, "standby-init", &words, deadline)?;
     if !outcome.status.is_success() {
         let text = format!(
             "this node is the primary now, but {name} did not come back: {}, {}",
@@ -104,14 +150,10 @@ pub fn follow(scene: &Scene<'_>, name: &str) -> Result<Next, Failure> {
 
 /// Brings the primary back that was flushed for nothing.
 pub fn undo(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
-    let flushed = journal.lines().iter().rev().find_map(|line| match &line.entry {
-        Entry::Begins { step: Step::Flush { node } } => Some(node.clone()),
-        _ => None,
-    });
-    let Some(name) = flushed else { return Ok(()) };
+    let Some(name) = flushed(journal) else { return Ok(()) };
     let node = scene.node(&name)?;
     let deadline = Deadline::after(scene.config.failover.deadline);
-    let outcome = scene.observer.peers().run(scene.config, node, "flush-primary", &["--undo"], deadline)?;
+    let outcome = on_peer(scene, node, "flush-primary", &["--undo"], deadline)?;
     if outcome.status.is_success() {
         log::warn!("{name} is the primary again");
         return Ok(());

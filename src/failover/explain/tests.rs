@@ -1,8 +1,8 @@
 //! What is explained of a cluster of three database nodes and a witness.
 
 use super::*;
-use crate::failover::decide::tests::{MIB, fact, holder, other, policy, unknown, view};
 use crate::failover::observation::Serving;
+use crate::failover::samples::{MIB, fact, holder, other, policy, unknown, view};
 
 const NODES: [&str; 3] = ["alpha", "beta", "gamma"];
 

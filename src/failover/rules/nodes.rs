@@ -1,6 +1,6 @@
 //! Rules about the other nodes: who may still take writes, and who is the better choice.
 
-use super::{Case, Lift, Refusal};
+use super::{Case, Intent, Lift, Refusal};
 use crate::config::NodeKind;
 use crate::failover::observation::{Other, Relation, Serving, relation};
 use crate::failover::standing::Standing;
@@ -129,7 +129,7 @@ impl Case<'_> {
     pub fn will_fence(&self, node: &Other, standing: &Standing) -> bool {
         let told = self.policy.lifted.contains(&Lift::Fence);
         match standing {
-            Standing::Primary => told && self.policy.intent != super::Intent::Switchover,
+            Standing::Primary => told && self.policy.intent != Intent::Switchover,
             Standing::Answers(_) | Standing::Hung(_) => told,
             Standing::Silent(_) => self.policy.fence && (told || node.upstream),
             Standing::Standby | Standing::Down(_) => false,
@@ -139,7 +139,8 @@ impl Case<'_> {
 
 /// The node that has the most is promoted; a dr node only where nobody else can be.
 pub fn better_node(case: &Case<'_>) -> Option<Refusal> {
-    let own = case.own()?;
+    // Whoever wants an earlier time wants a node that has less.
+    let own = case.own().filter(|_| !matches!(case.policy.intent, Intent::Until(_)))?;
     let dr = case.seen.kind == NodeKind::Dr;
     let better = |(node, standing): &(&Other, &Standing)| {
         let Some(view) = case.files(node) else { return false };

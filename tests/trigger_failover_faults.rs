@@ -1,0 +1,217 @@
+//! `trigger-failover` where something is in its way: a host that nobody hears of, somebody else's claim, settings that
+//! are missing, an old primary whose archive did not learn in time; and what a person asks of it beside a promotion.
+
+mod support;
+
+#[path = "failover/scene.rs"]
+mod scene;
+#[path = "support/sshd.rs"]
+mod sshd;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use scene::{Scene, refused};
+use support::workspace::{make_dir, write_file};
+use support::{PATIENCE, Stop, wait_until};
+
+/// The claim of a node that is gone.
+const CLAIM: &str = r#"{ "format": 1, "timeline": 2, "parent": 1, "fork": null, "segment_size": 1048576,
+    "node": "delta", "id": "somebody", "state": "claimed", "at": "2026-01-01T00:00:00+00:00" }"#;
+
+/// An address whose packets go nowhere: the queue of those who wait to be let in is full, so nothing is answered.
+struct BlackHole {
+    listener: TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    fn new() -> BlackHole {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("because loopback has free ports");
+        rustix::net::listen(&listener, 0).expect("because the socket is ours");
+        let address = listener.local_addr().expect("because it is bound");
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            waiting.push(stream);
+        }
+        BlackHole { listener, _waiting: waiting }
+    }
+
+    fn port(&self) -> u16 {
+        self.listener.local_addr().expect("because it is bound").port()
+    }
+}
+
+/// Nothing comes back from the primary's machine, neither from its server nor from its sshd: it takes bounded time to
+/// find that out, and then a person who vouches for it.
+#[test]
+fn a_silent_host_is_neither_dead_nor_waited_for() {
+    let hole = BlackHole::new();
+    let port = hole.port();
+    let mut scene = Scene::with(&["beta"], |layout| {
+        layout.set("failover", "contact", "1s").set("ssh", "connect_timeout", "1s");
+    });
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    let conninfo = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    scene.layout.node_mut("alpha").set("conninfo", conninfo).set("ssh_port", port);
+    scene.layout.write();
+    let begun = Instant::now();
+    let refusal = refused(scene.trigger("beta", &[]), "node-silent");
+    assert!(refusal.stderr.contains("--down alpha"), "{refusal}");
+    refused(scene.trigger("beta", &["--fence", "--fast"]), "node-silent");
+    let report = scene.trigger_json("beta", &["--down", "alpha"]);
+    assert!(begun.elapsed() < Duration::from_secs(40), "it took {:?}", begun.elapsed());
+    assert!(report["loss"]["unknown"].to_string().contains("alpha"), "{report:#}");
+    assert_eq!(scene.rows("beta"), 10);
+}
+
+/// A claim belongs to the node that made it, until a person says that this node is gone for good.
+#[test]
+fn a_claim_of_another_node_is_taken_over_only_where_that_is_asked_for() {
+    let mut scene = Scene::with(&["beta", "delta"], |_| {});
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.wait_caught_up("delta");
+    scene.power_off("alpha");
+    // Delta begins, and is killed between its claim and its promotion.
+    let running = scene.call("delta", "trigger-failover", &[]).spawn();
+    let claim = scene.root("beta").join("claims/00000002.json");
+    wait_until(PATIENCE, "delta has claimed", || claim.exists() || scene.journal("delta").contains(scene::PROMOTES));
+    running.signal(rustix::process::Signal::KILL);
+    drop(running);
+    assert!(!scene.journal("delta").contains(scene::PROMOTES), "it was killed too late for this test");
+    let refusal = refused(scene.trigger("beta", &[]), "claimed");
+    assert!(refusal.stderr.contains("timeline 2 of node delta"), "{refusal}");
+    // Given up there, it is in nobody's way, and delta is the standby that it was.
+    let said = scene.trigger("delta", &["--abort"]).expect_ok();
+    assert!(said.stdout.contains("given up"), "{said}");
+    assert!(!claim.exists() && scene.on("delta").in_recovery());
+    assert!(scene.trigger("delta", &["--abort"]).expect_ok().stdout.contains("nothing is under way"));
+    // A node that is gone cannot give anything up.
+    scene.power_off("delta");
+    write_file(&claim, CLAIM);
+    refused(scene.trigger("beta", &[]), "claimed");
+    let report = scene.trigger_json("beta", &["--take-claim"]);
+    assert_eq!(report["timeline"].as_u64(), Some(2), "{report:#}");
+    assert!(fs::read_to_string(&claim).is_ok_and(|text| text.contains(r#""node": "beta""#)));
+    assert_eq!(scene.rows("beta"), 10);
+}
+
+/// The settings of a primary are there before anybody is promoted, and hold afterwards.
+#[test]
+fn the_settings_of_a_primary_are_asked_for_before_and_installed_after() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    let sets = scene.layout.node("beta").dir.clone();
+    for set in ["standby", "failover"] {
+        let folder = sets.join(set);
+        make_dir(&folder);
+        write_file(
+            &folder.join("postgresql.conf"),
+            if set == "standby" { "work_mem = 5MB\n" } else { "work_mem = 6MB\n" },
+        );
+        scene.layout.node_mut("beta").set_local("standby", &format!("conf_{set}"), folder.display());
+    }
+    scene.layout.write();
+    let (there, away) = (sets.join("failover"), sets.join("away"));
+    fs::rename(&there, &away).expect("because the folder is ours");
+    scene.power_off("alpha");
+    let refusal = refused(scene.trigger("beta", &[]), "configuration");
+    assert!(refusal.stderr.contains("failover"), "{refusal}");
+    assert!(scene.on("beta").in_recovery());
+    fs::rename(&away, &there).expect("because the folder is ours");
+    scene.trigger("beta", &[]).expect_ok();
+    wait_until(PATIENCE, "the settings of a primary hold", || scene.on("beta").query("show work_mem") == "6MB");
+}
+
+/// Its machine was off when its timeline was closed, so its own archive takes what it goes on writing. No other node
+/// replays that: the dr node, which lives from archives alone, follows the new timeline.
+#[test]
+fn wal_in_an_archive_that_did_not_learn_in_time_is_replayed_by_nobody() {
+    let mut scene = Scene::with(&["beta", "gamma"], |layout| {
+        layout.set("archive", "ack", "standby");
+    });
+    scene.on_mut("gamma").set("primary_conninfo", "").reload();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    scene.trigger("beta", &[]).expect_ok();
+    // Alpha's archive is out of shipping, so the dr node's takes its place: one elsewhere holds everything.
+    scene.insert("beta", 5);
+    scene.sshd("alpha").restart();
+    scene.on_mut("alpha").start();
+    scene.insert("alpha", 100);
+    let late = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "alpha's own archive holds it", || scene.holds("alpha", &late));
+    let failed = "select failed_count > 0 from pg_stat_archiver";
+    wait_until(PATIENCE, "alpha is told that it is not archived", || scene.on("alpha").query(failed) == "t");
+    let segment = scene.on("beta").switch_wal();
+    wait_until(PATIENCE, "the dr node's archive holds the new timeline's", || scene.holds("gamma", &segment));
+    wait_until(PATIENCE, "the dr node has replayed it", || scene.rows("gamma") == 15);
+    scene.stop("alpha");
+    // What it had to itself goes into its spool, and it is a standby like any other.
+    let done = scene.call("alpha", "standby-init", &["--rejoin", "--json"]).run().expect_ok();
+    assert!(done.stdout.contains(r#""transactions": 100"#), "{done}");
+    wait_until(PATIENCE, "the old primary follows", || scene.rows("alpha") == 15);
+    scene.call("beta", "archive-wal", &["--disarm", "gamma"]).run().expect_ok();
+    let status = scene.call("beta", "archive-wal", &["--status"]).run().expect_ok();
+    assert!(status.stdout.contains("disarmed  alpha") && status.stdout.contains("disarmed  gamma"), "{status}");
+    scene.call("beta", "archive-wal", &["--arm", "alpha"]).run().expect_ok();
+    let segment = scene.on("beta").switch_wal();
+    wait_until(PATIENCE, "alpha's archive takes part again", || scene.holds("alpha", &segment));
+}
+
+/// A cold standby and one that is an hour behind are opened as of a time; one that has gone past it is not.
+#[test]
+fn a_point_in_time_is_reached_from_before_it_only() {
+    let mut scene = Scene::with(&["beta", "delta"], |_| {});
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.stop("beta");
+    let time = scene.on("alpha").query("select clock_timestamp()::timestamptz(3)");
+    std::thread::sleep(Duration::from_millis(20));
+    scene.insert("alpha", 20);
+    scene.wait_caught_up("delta");
+    let last = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "the segment is archived", || scene.holds("beta", &last));
+    scene.power_off("alpha");
+    let target = format!("{time}:00");
+    refused(scene.trigger("delta", &["--target", &target]), "target-passed");
+    let report = scene.trigger_json("beta", &["--target", &target]);
+    assert_eq!(report["timeline"].as_u64(), Some(2), "{report:#}");
+    assert_eq!(scene.by_hand("beta", "select count(*) from t"), "10");
+}
+
+/// A standby that lets nobody in and waits for WAL in its restore command is told by the trigger file; one that lies
+/// there from before the server was started promotes nobody.
+#[test]
+fn a_warm_standby_is_told_by_its_trigger_file_and_a_stale_one_tells_nothing() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.stop("beta");
+    scene.layout.set("restore", "wait", "on").set("restore", "poll", "200ms").write();
+    let trigger = scene.on("beta").pgdata().join("trigger");
+    write_file(&trigger, "fast\n");
+    std::thread::sleep(Duration::from_millis(1100));
+    let beta = scene.on_mut("beta");
+    beta.set("hot_standby", "off").set("primary_conninfo", "");
+    beta.launch();
+    scene.insert("alpha", 5);
+    let last = scene.on("alpha").switch_wal();
+    let replays = format!("restored log file \"{last}\"");
+    wait_until(PATIENCE, "it replays shipped WAL", || scene.on("beta").log_has(&replays));
+    assert!(trigger.exists() && !scene.on("beta").log_has("archive recovery complete"));
+    fs::remove_file(&trigger).expect("because it is there");
+    scene.on_mut("alpha").stop(Stop::Immediate);
+    scene.sshd("alpha").stop();
+    let report = scene.trigger_json("beta", &["--fast"]);
+    let phases = report["phases"].to_string();
+    assert!(phases.contains("told by the trigger file"), "{report:#}");
+    assert_eq!(scene.rows("beta"), 15);
+    assert!(!trigger.exists());
+}
