@@ -1,4 +1,5 @@
-//! What is asked of the cluster manager: names, members, quorum, attributes. Through its own tools, each with a deadline.
+//! What is asked of the cluster manager: names, members, quorum, attributes. Its own tools are called for it, each with
+//! a deadline.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

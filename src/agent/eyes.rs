@@ -1,6 +1,6 @@
 //! Looks at the own server and at what the cluster keeps about the others, and says there what was seen.
 //!
-//! What is published is best effort: an attribute that cannot be set is a warning, for a server is no worse for it. What
+//! What is published is best effort: an attribute that cannot be set is a warning, for no server is worse for it. What
 //! is read is not: an attribute that cannot be read is unknown, never absent.
 
 use std::path::PathBuf;
@@ -217,6 +217,7 @@ impl Agent {
     fn publish_as_primary(&self) -> Result<(), Failure> {
         let member = self.member();
         self.say(Status::Primary);
+        self.put(&member, LOCATION, None);
         self.put(&member, DATA, Some(&Data::Latest.to_string()));
         self.score(&member, Score::Of(judge::PRIMARY));
         let senders = senders(&mut self.connect()?)?;
@@ -266,18 +267,19 @@ impl Agent {
         if self.parameters.check_receiver {
             self.put(&member, RECEIVER, Some(if receives { "normal" } else { "ERROR" }));
         }
-        let said = self.get(&member, STATUS)?.and_then(|word| Status::of(&word));
-        if receives {
-            // The primary says the rest.
+        let contacts = self.contacts();
+        if receives && !is_cascade(&view, &contacts) {
+            // The primary says the rest; that it is back, a node says itself.
+            let said = self.get(&member, STATUS)?.and_then(|word| Status::of(&word));
             if matches!(said, None | Some(Status::Stop | Status::Unknown | Status::Primary)) {
                 self.say(Status::Alone);
             }
             return Ok(None);
         }
         self.say(Status::Alone);
-        if let Some(node) = self.primary() {
+        if let Some((node, _)) = contacts.iter().find(|(_, contact)| *contact == Some(Contact::Primary)) {
             log::warn!("{} takes writes, and this server does not stream from it", node.name);
-            return Ok(Some(node).filter(|node| view.follows.as_ref() != Some(&node.name)));
+            return Ok(Some(*node).filter(|node| view.follows.as_ref() != Some(&node.name)));
         }
         let own = Candidate { node: self.config.local.node.clone(), data: self.data(&member)?, at: Some(at) };
         let others: Result<Vec<Candidate>, Failure> = self.others().map(|name| self.candidate(name)).collect();
@@ -301,6 +303,13 @@ impl Agent {
             self.score(&name.member, Score::Never);
         }
     }
+}
+
+/// True where the server streams from another standby.
+fn is_cascade(view: &View, contacts: &[(&Node, Option<Contact>)]) -> bool {
+    let from = view.receiver.as_ref().and_then(|receiver| receiver.from.as_ref());
+    let standby = |contact: &Option<Contact>| matches!(contact, Some(Contact::Standby { .. }));
+    contacts.iter().any(|(node, contact)| Some(&node.name) == from && standby(contact))
 }
 
 fn senders(session: &mut Connection) -> Result<Vec<Sender>, Failure> {

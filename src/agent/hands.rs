@@ -112,7 +112,8 @@ fn start(agent: &Agent) -> Result<Ocf, Failure> {
 /// Starts the server and waits until it serves, as long as the action may take.
 fn launch(agent: &Agent) -> Result<Found, Failure> {
     let parameters = &agent.parameters;
-    let deadline = Deadline::after(parameters.timeout);
+    // Whoever is told why it took too long learns more than one who is killed.
+    let deadline = Deadline::after(parameters.timeout.mul_f32(0.9));
     let spool = Spool::new(&agent.config.local.spool);
     spool.prepare()?;
     let log: PathBuf = parameters.log.clone().unwrap_or_else(|| spool.root().join("server.log"));
@@ -133,8 +134,9 @@ fn launch(agent: &Agent) -> Result<Found, Failure> {
             Found::Waiting | Found::Orphans | Found::Mute => {}
         }
         if deadline.expired() {
-            return Err(Failure::new(Class::Timeout, "the server did not serve in time")
-                .hinted("It may still be recovering: allow more time for start."));
+            let why = agent.connect().err().map(|error| Failure::of(&error).message).unwrap_or_default();
+            return Err(Failure::new(Class::Timeout, format!("the server does not serve in time: {why}"))
+                .hinted("It may still be recovering, which takes more time for start; or its conninfo is wrong."));
         }
         std::thread::sleep(LOOK_AGAIN);
     }

@@ -1,8 +1,8 @@
 //! The pure part: what a server is to the cluster manager, and what every node is worth.
 //!
-//! The four states are those of the first proposal for this agent: stopped; a slave that does not serve; a hot standby;
-//! the primary. A first primary goes through all of them, and no state is pretended: the second is that of a server that
-//! is up and recovers, without sessions. The words of the attributes and the scores are those of `heartbeat:pgsql`.
+//! The four states are those of the first proposal for this agent: stopped; started and not serving; a hot standby; the
+//! primary. A first primary goes through all of them, and no state is pretended: the second is that of a server that is
+//! up and recovers, without sessions. The words of the attributes and the scores are those of `heartbeat:pgsql`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,7 +46,7 @@ pub fn monitor(mode: RepMode, found: Found, probe: bool) -> Ocf {
         (RepMode::None, Found::Standby | Found::Primary) => Ocf::Success,
         // Nobody promotes a plain server, so one that only recovers serves nobody.
         (RepMode::None, Found::Waiting) => Ocf::Generic,
-        (RepMode::Slave, Found::Primary) => Ocf::Generic,
+        (RepMode::Follower, Found::Primary) => Ocf::Generic,
         (_, Found::Waiting | Found::Standby) => Ocf::Success,
         (_, Found::Primary) => Ocf::Promoted,
     }
@@ -245,8 +245,8 @@ pub struct Candidate {
     pub at: Option<(u32, Lsn)>,
 }
 
-/// What a standby is worth where no primary is: the one with the most gets the score of a primary. Whether it may really
-/// be promoted is decided when it is.
+/// What a standby is worth where no primary is: the one with the most gets the score of a primary. Whether it may
+/// really be promoted is decided when it is.
 pub fn alone(mode: RepMode, own: &Candidate, others: &[Candidate]) -> Score {
     let leads = |it: &Candidate| it.data.as_ref().is_none_or(|data| data.may_lead(mode));
     if !mode.promotable() || !leads(own) || own.at.is_none() {
@@ -258,8 +258,8 @@ pub fn alone(mode: RepMode, own: &Candidate, others: &[Candidate]) -> Score {
     Score::Of(if rank == 0 { PRIMARY } else { less(PROMOTABLE, rank) })
 }
 
-/// A position with its timeline, as `RESOURCE-xlog-loc` holds it: eight digits and sixteen, so that texts compare as
-/// positions do.
+/// A position with its timeline, as `RESOURCE-xlog-loc` holds it: eight digits and sixteen, so that they compare as
+/// texts.
 pub fn location((timeline, lsn): (u32, Lsn)) -> String {
     format!("{timeline:08X}#{:016X}", lsn.0)
 }

@@ -1,9 +1,9 @@
 //! Root's part: an agent is started as root, and nothing of ours works as root.
 //!
 //! The keeper is all that stays root. It starts the agent again as the owner of the data directory, with that user's
-//! groups and home and through no login session, which would end with its shared memory taken away. What the agent wants
-//! of the cluster manager, which listens to root, it asks the keeper for over its standard input and output, a line each.
-//! The keeper carries out nothing else, and touches only attributes of this resource.
+//! groups and home and through no login session, at whose end the server's shared memory would be taken away. What the
+//! agent wants of the cluster manager, which listens to root, it asks the keeper for over its standard input and
+//! output, a line each. The keeper carries out nothing else, and touches only attributes of this resource.
 
 use std::io::{self, BufRead, BufReader, Stdin, Write};
 use std::path::Path;

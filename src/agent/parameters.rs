@@ -91,7 +91,7 @@ pub enum RepMode {
     /// One server, no replication.
     None,
     /// A standby that is never promoted.
-    Slave,
+    Follower,
     /// Promotable; nobody waits for a standby.
     Async,
     /// Promotable; commits wait for a standby while there is one.
@@ -211,7 +211,12 @@ pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Parameters, Fai
         mode: word(
             "rep_mode",
             text("rep_mode"),
-            &[("none", RepMode::None), ("slave", RepMode::Slave), ("async", RepMode::Async), ("sync", RepMode::Sync)],
+            &[
+                ("none", RepMode::None),
+                ("slave", RepMode::Follower),
+                ("async", RepMode::Async),
+                ("sync", RepMode::Sync),
+            ],
         )?,
         names: set("node_list").map(|list| list.split_whitespace().map(name).collect()),
         start_options: text("start_opt").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
@@ -234,7 +239,8 @@ pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Parameters, Fai
         )?,
         tools: seconds("crm_attr_timeout")?.max(Duration::from_secs(1)),
         timeout,
-        probe: meta("interval") == "0",
+        // A monitor that is not repeated is a probe, and its interval not always said.
+        probe: matches!(meta("interval").as_str(), "" | "0"),
         member: Some(meta("on_node")).filter(|name| !name.is_empty()),
         notice: Notice {
             what: format!("{}-{}", meta("notify_type"), meta("notify_operation")),
@@ -303,7 +309,7 @@ mod tests {
     #[test]
     fn nothing_set_is_one_server_without_replication() {
         let plain = with(&[]).expect("because the defaults hold together");
-        assert_eq!((plain.mode, plain.probe, plain.strict_lock), (RepMode::None, false, false));
+        assert_eq!((plain.mode, plain.probe, plain.strict_lock), (RepMode::None, true, false));
         assert_eq!((plain.stop, plain.timeout), (Duration::from_secs(90), TIMEOUT));
         assert_eq!(plain.resource, "pgsql");
         assert_eq!(plain.lock, Path::new("/var/lib/pgsql/tmp/PGSQL.lock"));

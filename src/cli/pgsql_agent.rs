@@ -1,8 +1,8 @@
 //! `pgsql-agent`: the resource agent `ocf:pgwarm:pgsql`, called by Pacemaker with one action and its parameters in the
 //! environment.
 //!
-//! Its exit codes are those of resource agents, not pgwarm's own. As root it is the keeper, which does nothing but start
-//! the agent as the owner of the data directory and ask the cluster manager for it.
+//! Its exit codes are those of resource agents, not pgwarm's own. As root it is the keeper, which does nothing but
+//! start the agent as the owner of the data directory, and ask the cluster manager for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

@@ -137,14 +137,26 @@ impl Pacemaker {
         text.trim().to_owned()
     }
 
-    /// A call of the agent on a member, as Pacemaker makes it.
-    pub fn call(&self, member: &str, action: &str) -> Program {
+    /// What the agent finds in its environment on a member, as Pacemaker puts it there.
+    pub fn variables(&self, member: &str) -> Vec<(String, String)> {
         let (_, config) = self.configs.iter().find(|(name, _)| name == member).expect("because it is a member");
-        let mut call = Program::own("pgsql-agent").arg(action).env("HA_SBIN_DIR", &self.tools);
-        call = call.env("OCF_ROOT", "/usr/lib/ocf").env("OCF_RESOURCE_INSTANCE", RESOURCE);
-        call = call.env("OCF_RESKEY_pgwarm_config", config).env("OCF_RESKEY_CRM_meta_on_node", member);
-        call = call.env("OCF_RESKEY_CRM_meta_timeout", "60000");
-        self.parameters.iter().fold(call, |call, (name, value)| call.env(format!("OCF_RESKEY_{name}"), value))
+        let fixed = [
+            ("HA_SBIN_DIR", self.tools.display().to_string()),
+            ("OCF_ROOT", "/usr/lib/ocf".to_owned()),
+            ("OCF_RESOURCE_INSTANCE", RESOURCE.to_owned()),
+            ("OCF_RESKEY_pgwarm_config", config.display().to_string()),
+            ("OCF_RESKEY_CRM_meta_on_node", member.to_owned()),
+            ("OCF_RESKEY_CRM_meta_timeout", "60000".to_owned()),
+        ];
+        let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let set = self.parameters.iter().map(|(name, value)| (format!("OCF_RESKEY_{name}"), value.clone()));
+        fixed.chain(set).collect()
+    }
+
+    /// A call of the agent on a member.
+    pub fn call(&self, member: &str, action: &str) -> Program {
+        let call = Program::own("pgsql-agent").arg(action);
+        self.variables(member).iter().fold(call, |call, (name, value)| call.env(name, value))
     }
 
     /// The same, run to its end.

@@ -4,6 +4,7 @@
 //! cluster manager adds is what it knows for certain about nodes that nobody can reach any more.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{launch, remove_lock, standby, stop_server};
 use crate::agent::cluster::Ask;
@@ -99,8 +100,11 @@ impl Watcher for Herald<'_> {
         log::info!("rule {} ({}): {}", verdict.rule, verdict.name, verdict.why);
     }
 
+    fn done(&self, step: &Step, detail: &str, took: Duration) {
+        log::info!("{}: {detail} ({:.2} s)", step.word(), took.as_secs_f64());
+    }
+
     fn begins(&self, step: &Step) {
-        log::info!("{step}");
         if step.is_irreversible() {
             self.agent.devalue_others();
         }

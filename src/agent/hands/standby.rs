@@ -43,16 +43,18 @@ pub fn start(agent: &Agent) -> Result<Ocf, Failure> {
         Found::Orphans | Found::Mute => super::stop_server(agent, agent.parameters.stop)?,
         Found::Stopped { .. } => {}
     }
-    agent.say(Status::Stop);
-    agent.score(&member, Score::Never);
-    agent.put(&member, BASELINE, None);
-    agent.put(&member, LOCATION, None);
+    if agent.parameters.mode.promotable() {
+        agent.say(Status::Stop);
+        agent.score(&member, Score::Never);
+        agent.put(&member, BASELINE, None);
+        agent.put(&member, LOCATION, None);
+    }
     refuse_by_lock(agent)?;
     match agent.primary().map(|node| node.name.clone()) {
         Some(primary) => behind(agent, &primary)?,
         None => alone(agent)?,
     }
-    if agent.parameters.mode == RepMode::Slave && agent.found()? == Found::Primary {
+    if agent.parameters.mode == RepMode::Follower && agent.found()? == Found::Primary {
         return Err(Failure::new(Class::Refused, "the server came up as a primary"));
     }
     settled(agent);

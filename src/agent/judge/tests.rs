@@ -3,7 +3,7 @@
 use super::*;
 
 use Found::{Mute, Orphans, Primary, Standby, Stopped, Waiting};
-use RepMode::{Async, None as Single, Slave, Sync};
+use RepMode::{Async, Follower, None as Single, Sync};
 
 fn nodes(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -19,7 +19,7 @@ fn every_state_has_its_code() {
     let (stopped, crashed) = (Stopped { crashed: false }, Stopped { crashed: true });
     #[rustfmt::skip]
     let table = [
-        //               none  slave async sync  probe (async)
+        //               none  foll. async sync  probe (async)
         (stopped,        [7,   7,    7,    7,    7]),
         (crashed,        [7,   7,    9,    9,    7]),
         (Waiting,        [1,   0,    0,    0,    0]),
@@ -29,7 +29,7 @@ fn every_state_has_its_code() {
         (Mute,           [1,   1,    1,    1,    1]),
     ];
     for (found, codes) in table {
-        let seen = [(Single, false), (Slave, false), (Async, false), (Sync, false), (Async, true)];
+        let seen = [(Single, false), (Follower, false), (Async, false), (Sync, false), (Async, true)];
         let seen = seen.map(|(mode, probe)| monitor(mode, found, probe).code());
         assert_eq!(seen, codes, "{found:?}");
     }
@@ -110,7 +110,7 @@ fn where_no_primary_is_the_one_with_the_most_leads() {
         (Sync,  "STREAMING|ASYNC",    (1, 5),    "",                 None,         "-INFINITY"),
         (Sync,  "STREAMING|SYNC",     (1, 5),    "STREAMING|ASYNC",  Some((1, 9)), "1000"),
         (Sync,  "STREAMING|QUORUM",   (1, 5),    "",                 None,         "1000"),
-        (Slave, "",                   (1, 5),    "",                 None,         "-INFINITY"),
+        (Follower, "",                   (1, 5),    "",                 None,         "-INFINITY"),
     ];
     for (mode, data, at, other, other_at, score) in table {
         let (own, others) = (candidate("alpha", data, Some(at)), [candidate("beta", other, other_at)]);

@@ -154,7 +154,7 @@ pub fn stands(data: &Data, upstream: &Upstream) -> Result<Relation, StandbyError
 
 /// How a running standby stands to another server. It replays whatever it has received.
 fn running(data: &Data, there: &There, upstream: &Upstream) -> Result<Relation, StandbyError> {
-    let history = data.history.clone().filter(|history| history.timeline == there.timeline);
+    let history = data.history.clone().filter(|history| history.contains(there.timeline));
     let history = history.ok_or_else(|| checks::no_history(there.timeline))?;
     let end = there.position.max(there.received.unwrap_or(Lsn::INVALID));
     Ok(lineage::relation(&Own { history, data: end, wal: end }, &theirs(upstream)?))
