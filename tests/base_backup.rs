@@ -121,7 +121,12 @@ fn a_file_that_cannot_be_read_fails_the_backup_and_the_next_run_goes_on() {
 #[test]
 fn kill_9_leaves_nothing_behind_and_the_next_run_ends_it() {
     let scene = Scene::new("killed");
-    scene.alpha.execute("create table t as select generate_series(1, 600000) as id; checkpoint");
+    // Many files, so that a run that is killed has stored some of them whole.
+    scene.alpha.execute("create table t as select generate_series(1, 60000) as id");
+    for filler in 0..10 {
+        scene.alpha.execute(&format!("create table filler_{filler} as table t"));
+    }
+    scene.alpha.execute("checkpoint");
     // What all four runs store together stays well below the size of the cluster, so that none comes to its end.
     for pause in [50, 400, 1500, 3000] {
         let running = scene.call(&["take", "--rate-limit", "5MB"]).spawn();

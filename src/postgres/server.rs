@@ -307,12 +307,17 @@ impl Server {
         let started = spawn_detached(self.program("postgres")?, &arguments, Some(log));
         let pid =
             started.map_err(|source| ServerError::Process { job: "start", pgdata: self.pgdata.clone(), source })?;
-        // Until it works in the directory it is not gone but on its way there, whatever a killed one left lying.
-        let at_work = || at_work(&self.pgdata).is_ok_and(|pids| pids.contains(&pid));
-        while is_alive(pid) && !at_work() && !deadline.expired() {
+        // Until its file lies there it is not gone but on its way. What a killed one left lying is not its file.
+        while is_alive(pid) && !self.is_taken_by(pid) && !deadline.expired() {
             std::thread::sleep(LOOK_AGAIN);
         }
         Ok(())
+    }
+
+    /// True once `postmaster.pid` names this process.
+    fn is_taken_by(&self, pid: u32) -> bool {
+        let text = fs::read_to_string(self.pgdata.join("postmaster.pid")).unwrap_or_default();
+        parse(&text).is_some_and(|running| running.pid == pid)
     }
 
     /// True where a server that was started is gone again: nobody holds the directory any more.
