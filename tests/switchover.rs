@@ -59,7 +59,7 @@ fn two_nodes_change_places_under_load_and_back_again() {
     refused(scene.trigger("beta", &["--switchover"]), "already-primary");
     let report = scene.trigger_json("alpha", &["--switchover"]);
     assert_eq!(report["timeline"].as_u64(), Some(3), "{report:#}");
-    // Once more: what the first round has left in pg_wal, under the names of timelines that are over, is in nobody's way.
+    // Once more: what the first round has left in pg_wal, under names of timelines that are over, is in nobody's way.
     let report = scene.trigger_json("beta", &["--switchover"]);
     assert_eq!(report["timeline"].as_u64(), Some(4), "{report:#}");
     stop.store(true, Ordering::Relaxed);

@@ -113,8 +113,8 @@ fn the_tail_in_the_files_of_a_stopped_primary_is_fetched_over_ssh() {
     assert_eq!(scene.rows("beta"), 13);
 }
 
-/// 2warm's table: the standby, which relays, is down, and WAL goes straight to the dr node; the primary is down, and the
-/// standby takes over; both are down, and the dr node does, and not before.
+/// 2warm's table: the standby, which relays, is down, and WAL goes straight to the dr node; the primary is down, and
+/// the standby takes over; both are down, and the dr node does, and not before.
 #[test]
 fn the_dr_node_takes_over_only_where_no_standby_can() {
     let mut scene = Scene::with(&["beta", "gamma"], |layout| _ = layout.set("archive", "ack", "standby"));

@@ -1,8 +1,8 @@
 //! What another node is taken for: the answers of its server and of its machine, put together.
 //!
-//! A node counts as down only by positive evidence: its own machine says so, the machine answers that nobody listens, a
-//! fence succeeded, it wrote down that it handed over, or a person vouches for it. Silence is none of these, and none of
-//! them counts against a server that says that it takes writes.
+//! A node counts as down only by positive evidence: its own machine says so, the machine answers that nobody listens,
+//! a fence succeeded, it wrote down that it handed over, or a person vouches for it. Silence is none of these, and none
+//! of them counts against a server that says that it takes writes.
 
 use super::observation::{Contact, Other, Serving, View};
 use super::rules::{Case, Policy};
