@@ -8,7 +8,7 @@ use std::io::Read;
 use super::ArchiveError;
 use super::layout;
 use super::places::Archive;
-use crate::store::{Encoding, EntryKind, StoreError, StorePath};
+use crate::store::{Encoding, StoreError, StorePath};
 use crate::wal::timeline::TimelineHistory;
 use crate::wal::{Lsn, SegmentName, SegmentNumber, TimelineId, WalName};
 
@@ -68,9 +68,9 @@ fn later_segment(
 /// The folders of a timeline; there is one for 4 GiB of WAL.
 fn folders(timeline: TimelineId, archive: &Archive) -> Result<Vec<String>, ArchiveError> {
     let prefix = format!("{:08X}", timeline.0);
-    let entries = archive.store.list(&wal_folder()?)?.unwrap_or_default();
-    let folders = entries.into_iter().filter(|entry| entry.kind == EntryKind::Folder && entry.name.len() == 16);
-    Ok(folders.map(|entry| entry.name).filter(|name| name.starts_with(&prefix)).collect())
+    let mut folders = archive.store.folders(&wal_folder()?)?.unwrap_or_default();
+    folders.retain(|name| name.len() == 16 && name.starts_with(&prefix));
+    Ok(folders)
 }
 
 fn wal_folder() -> Result<StorePath, ArchiveError> {

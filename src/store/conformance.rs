@@ -253,6 +253,8 @@ fn folders_list_what_they_hold(store: &dyn Store) {
     assert_eq!(entries[1].size, 7);
     let looked = store.look(&path("a/one")).expect("because it is there");
     assert_eq!(looked.as_ref(), Some(&entries[1]), "listing and looking must agree");
+    let folders = |at: &str| store.folders(&path(at)).expect("because absence is no error");
+    assert_eq!((folders("a"), folders("absent")), (Some(vec!["deep".to_owned()]), None));
 }
 
 fn records_are_replaced(store: &dyn Store) {

@@ -82,6 +82,24 @@ impl LocalStore {
         }
         Ok(None)
     }
+
+    /// Reads an open folder; none where it does not exist.
+    fn read_folder<T>(
+        &self,
+        folder: &StorePath,
+        read: impl Fn(&OwnedFd) -> io::Result<Vec<T>>,
+    ) -> Result<Option<Vec<T>>, StoreError> {
+        self.inner.confirm()?;
+        let error = |e| self.inner.error("list", folder, e);
+        let found = match self.inner.beneath.open(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(open) => Some(read(&open).map_err(error)?),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(error(e)),
+        };
+        // A directory that is gone lists as empty through a descriptor that was opened before.
+        self.inner.confirm()?;
+        Ok(found)
+    }
 }
 
 impl Store for LocalStore {
@@ -98,16 +116,11 @@ impl Store for LocalStore {
     }
 
     fn list(&self, folder: &StorePath) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.inner.confirm()?;
-        let error = |e| self.inner.error("list", folder, e);
-        let found = match self.inner.beneath.open(folder, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(open) => Some(entries(&open).map_err(error)?),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(error(e)),
-        };
-        // A directory that is gone lists as empty through a descriptor that was opened before.
-        self.inner.confirm()?;
-        Ok(found)
+        self.read_folder(folder, entries)
+    }
+
+    fn folders(&self, folder: &StorePath) -> Result<Option<Vec<String>>, StoreError> {
+        self.read_folder(folder, folders)
     }
 
     fn open(&self, path: &StorePath) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
@@ -302,6 +315,25 @@ impl Inner {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Reads the names of the folders in an open folder that belong to the archive. Most file systems tell them from files
+/// without a look at each.
+fn folders(folder: &OwnedFd) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for item in Dir::read_from(folder)? {
+        let item = item?;
+        let name = item.file_name().to_string_lossy();
+        let is_folder = match item.file_type() {
+            FileType::Directory => true,
+            FileType::Unknown => stat_at(folder, &name)?.is_some_and(|stat| kind(&stat) == EntryKind::Folder),
+            _ => false,
+        };
+        if is_folder && is_component(&name) {
+            found.push(name.into_owned());
+        }
+    }
+    Ok(found)
 }
 
 /// Reads the entries of an open folder that belong to the archive.

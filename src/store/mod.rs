@@ -108,6 +108,13 @@ pub trait Store: Send + Sync {
     /// Lists one folder, in no order, temporary files left out; `None` where the folder does not exist.
     fn list(&self, folder: &StorePath) -> Result<Option<Vec<Entry>>, StoreError>;
 
+    /// The names of the folders in one folder, in no order; `None` where the folder does not exist. Where a store can
+    /// tell them from files without a look at each, this costs less than a listing.
+    fn folders(&self, folder: &StorePath) -> Result<Option<Vec<String>>, StoreError> {
+        let folders = |entries: Vec<Entry>| entries.into_iter().filter(|entry| entry.kind == EntryKind::Folder);
+        Ok(self.list(folder)?.map(|entries| folders(entries).map(|entry| entry.name).collect()))
+    }
+
     /// Opens a file for reading as stored; a read error means cannot tell, never the end of the file.
     fn open(&self, path: &StorePath) -> Result<Option<Box<dyn Read + Send>>, StoreError>;
 
