@@ -127,22 +127,28 @@ fn kill_9_leaves_nothing_behind_and_the_next_run_ends_it() {
         scene.alpha.execute(&format!("create table filler_{filler} as table t"));
     }
     scene.alpha.execute("checkpoint");
-    // What all four runs store together stays well below the size of the cluster, so that none comes to its end.
-    for pause in [50, 400, 1500, 3000] {
+    // At that rate the whole cluster takes far longer than all that is waited for here.
+    let killed = |wait: &dyn Fn()| {
         let running = scene.call(&["take", "--rate-limit", "5MB"]).spawn();
         wait_until(PATIENCE, "the session is there", || !scene.no_session_is_left());
-        // Not a condition but a moment: any one will do.
-        std::thread::sleep(Duration::from_millis(pause));
+        wait();
         running.signal(Signal::KILL);
         drop(running);
         wait_until(PATIENCE, "the session is gone", || scene.no_session_is_left());
+        let (whole, unfinished) = scene.listed();
+        assert!(whole.is_empty(), "{whole:?} {unfinished:?}");
+        unfinished
+    };
+    let mut unfinished = Vec::new();
+    for pause in [50, 400, 1500] {
+        // Not a condition but a moment: any one will do.
+        unfinished = killed(&|| std::thread::sleep(Duration::from_millis(pause)));
     }
-    let (whole, unfinished) = scene.listed();
-    assert!(whole.is_empty() && unfinished.len() == 1, "{whole:?} {unfinished:?}");
-    scene.alpha.execute("insert into t values (-1)");
+    assert_eq!(unfinished.len(), 1, "{unfinished:?}");
     let resume = scene.folder(&unfinished[0]).join("resume.json");
-    let recorded = fs::read_to_string(&resume).unwrap_or_default();
-    assert!(recorded.contains("base/"), "nothing was recorded for the next run");
+    let recorded = || fs::read_to_string(&resume).is_ok_and(|text| text.contains("base/"));
+    killed(&|| wait_until(PATIENCE, "something is recorded for the next run", &recorded));
+    scene.alpha.execute("insert into t values (-1)");
     let label = scene.take();
     assert_eq!(label, unfinished[0]);
     assert!(!resume.exists() && !scene.folder(&label).join("claim.json").exists());

@@ -144,3 +144,16 @@ fn one_drill_at_a_time_and_the_next_removes_what_a_killed_one_left() {
     assert!(!directory.join("scratch").exists());
     assert_eq!(records(&scene), 1);
 }
+
+#[test]
+fn the_daemon_rehearses_as_a_duty() {
+    let (scene, _) = scene("duty");
+    scene.take();
+    scene.run("cluster-monitor", &["register"]).expect_ok();
+    let daemon = scene.call("cluster-monitor", &["run", "--set", "monitor.drill=1d"]).spawn();
+    wait_until(PATIENCE, "it is rehearsed", || records(&scene) == 1);
+    daemon.signal(Signal::TERM);
+    daemon.wait().expect_ok();
+    let last = read(&scene.run("pitr-restore", &["drill", "--last", "--json"]).expect_ok());
+    assert!(last["proven"].is_object(), "{last:#}");
+}

@@ -322,6 +322,7 @@ fn monitor(from: &Reader<'_>) -> Monitor {
         survey: from.time("monitor", "survey"),
         relay: from.switch("monitor", "relay"),
         expire: from.time("monitor", "expire"),
+        drill: from.time("monitor", "drill"),
         http: from.text("monitor", "http"),
         pid_file: from.path("monitor", "pid_file"),
         event_notification_command: from.words("monitor", "event_notification_command"),

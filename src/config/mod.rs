@@ -418,6 +418,8 @@ pub struct Monitor {
     pub relay: bool,
     /// The daemon removes old backups so often; zero: never. Default 0.
     pub expire: Duration,
+    /// The daemon rehearses a restore so often; zero: never. Default 0.
+    pub drill: Duration,
     /// Where HTTP is answered, as written; none: nowhere.
     pub http: Option<String>,
     /// Holds the process id; none: no such file.

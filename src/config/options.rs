@@ -195,6 +195,7 @@ pub const OPTIONS: &[Row] = &[
     row("monitor", "survey", Time("1s", "1d"), Is("5min"), Both, "Lists the own archive whole so often, to find gaps."),
     row("monitor", "relay", Switch, Is("off"), Both, "Relays WAL, as 'relay-wal --loop' does."),
     row("monitor", "expire", Time("0", "365d"), Is("0"), Both, "Removes backups so often, as 'base-backup expire' does; 0: never."),
+    row("monitor", "drill", Time("0", "365d"), Is("0"), Both, "Rehearses a restore so often, as 'pitr-restore drill' does; 0: never."),
     row("monitor", "http", Text, Nothing, Both, "Answers HTTP there, as address:port; a port alone: loopback only."),
     row("monitor", "pid_file", Path, Nothing, Both, "Holds the daemon's process id while it runs."),
     row("monitor", "event_notification_command", Words, Nothing, Both, "Runs for each event, with %n %a %e %s %t %d filled in."),

@@ -1,4 +1,4 @@
-//! Work that the daemon does beside watching, with our own programs: relaying WAL, removing old backups.
+//! Work that the daemon does beside watching, with our own programs: relaying WAL, removing old backups, drills.
 //!
 //! A duty has a thread of its own and runs a program to its end, within a deadline; a turn that fails is told by that
 //! program through the hooks of `[notify]`, as it is when cron runs it. When a rare duty was last done is remembered in
@@ -81,7 +81,8 @@ fn duties(config: &Config) -> Vec<Duty> {
         mark: None,
     };
     let expire = rare("expire", "base-backup", &["expire", "--quiet"], monitor.expire);
-    [(monitor.relay, relay), (!monitor.expire.is_zero(), expire)]
+    let drill = rare("drill", "pitr-restore", &["drill", "--quiet"], monitor.drill);
+    [(monitor.relay, relay), (!monitor.expire.is_zero(), expire), (!monitor.drill.is_zero(), drill)]
         .into_iter()
         .filter_map(|(wanted, duty)| wanted.then_some(duty))
         .collect()
