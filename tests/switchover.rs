@@ -60,6 +60,10 @@ fn two_nodes_change_places_under_load_and_back_again() {
     let report = scene.trigger_json("alpha", &["--switchover"]);
     assert_eq!(report["timeline"].as_u64(), Some(3), "{report:#}");
     // Once more: what the first round has left in pg_wal, under names of timelines that are over, is in nobody's way.
+    // Each checkpoint offers it to the archiver, which would try nothing else.
+    scene.on("alpha").execute("checkpoint");
+    let archived = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "alpha archives again", || scene.holds("alpha", &archived));
     let report = scene.trigger_json("beta", &["--switchover"]);
     assert_eq!(report["timeline"].as_u64(), Some(4), "{report:#}");
     stop.store(true, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use super::{Next, Scene};
 use crate::archive::layout;
 use crate::archive::places::Site;
 use crate::archive::shipping;
+use crate::archive::spool::remove_if_there;
 use crate::archive::survey::wal_files;
 use crate::error::{Class, Explain, Failure};
 use crate::failover::observation::View;
@@ -17,6 +18,7 @@ use crate::failover::observe::view;
 use crate::postgres::control::ControlFile;
 use crate::postgres::local_wal::LocalWal;
 use crate::system::clock::Deadline;
+use crate::system::durable;
 use crate::wal::{SegmentName, SegmentNumber, WalName};
 
 /// Ships every whole segment of the own `pg_wal` that a place of `archive.to` lacks.
@@ -82,6 +84,30 @@ pub fn missing(scene: &Scene<'_>, own: &View) -> Result<Vec<SegmentName>, Failur
         missing.extend(here.difference(&somewhere).filter(|name| !is_expired(**name, &somewhere)));
     }
     Ok(missing.into_iter().collect())
+}
+
+/// Marks what is left of timelines that are over as done, while no archiver looks at it.
+///
+/// A node that was the primary before still has the segment in which its timeline was left. Its first checkpoint as the
+/// primary again would offer that one to the archiver, every archive refuses it, and PostgreSQL offers nothing else
+/// before it. Nothing is lost: up to the fork it goes on under the next timeline's name.
+pub fn settle(scene: &Scene<'_>) -> Result<(), Failure> {
+    let own = view::look(scene.config, scene.config.own()).map_err(|why| Failure::new(Class::Storage, why))?;
+    let pgdata = scene.pgdata();
+    let wal = LocalWal::new(&pgdata, &ControlFile::read(&pgdata)?, &own.history);
+    let status = pgdata.join("pg_wal/archive_status");
+    for (name, _) in wal.segments_from(SegmentNumber(0))? {
+        let behind = name.number(own.segment_size).is_some_and(|number| number > own.wal_end.segment(own.segment_size));
+        if behind || belongs(&own, name) {
+            continue;
+        }
+        let (done, ready) = (status.join(format!("{name}.done")), status.join(format!("{name}.ready")));
+        durable::replace(&done, b"")
+            .and_then(|()| remove_if_there(&ready).map(drop))
+            .map_err(|error| Failure::new(Class::Storage, format!("cannot mark '{}': {error}", done.display())))?;
+        log::info!("'{name}' is of a timeline that was left before it; nobody archives it");
+    }
+    Ok(())
 }
 
 /// A segment behind the end of its timeline was left there by somebody else.

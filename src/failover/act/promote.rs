@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Next, Scene};
+use super::{Next, Scene, hole};
 use crate::archive::left_out;
 use crate::archive::shipping;
 use crate::archive::spool::remove_if_there;
@@ -89,14 +89,15 @@ pub fn rearm(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
 
 /// Tells the server to end recovery. From here on there is no way back.
 pub fn promote(scene: &Scene<'_>, journal: &Journal, policy: &Policy) -> Result<Next, Failure> {
-    leave_out(scene, journal)?;
     if let Ok(mut session) = scene.connect() {
         if is_open(&mut session)?.0 {
             return Ok(Next::Go("it was promoted already".to_owned()));
         }
+        prepare(scene, journal)?;
         session.query(&PROMOTE, &[])?;
         return Ok(Next::Go("told by pg_promote".to_owned()));
     }
+    prepare(scene, journal)?;
     // A warm standby takes no sessions. Where restore-wal waits for WAL, its trigger file is what ends that.
     if policy.intent == Intent::Fast && scene.config.restore.wait {
         let trigger = scene.pgdata().join(&scene.config.restore.trigger);
@@ -108,8 +109,14 @@ pub fn promote(scene: &Scene<'_>, journal: &Journal, policy: &Policy) -> Result<
     Ok(Next::Go("told by pg_ctl".to_owned()))
 }
 
+/// What has to be in order while the server is a standby still.
+pub fn prepare(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
+    leave_out(scene, journal)?;
+    hole::settle(scene)
+}
+
 /// Has `restore-wal` not wait for archives that the decision goes without.
-pub fn leave_out(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
+fn leave_out(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
     let archives = journal.decided().map(|(seen, _)| seen.archives.as_slice()).unwrap_or_default();
     let unknown = archives.iter().filter(|holder| !holder.own && holder.holds.is().is_none());
     Ok(left_out::set(&scene.spool, &unknown.map(|holder| holder.name.clone()).collect())?)

@@ -17,7 +17,7 @@ pub fn recover(scene: &Scene<'_>, journal: &Journal, until: &str) -> Result<Next
     if super::takes_writes(scene) {
         return Ok(Next::Go("it has opened already".to_owned()));
     }
-    promote::leave_out(scene, journal)?;
+    promote::prepare(scene, journal)?;
     let pgdata = scene.pgdata();
     scene.server.stop(Mode::Fast, scene.deadline())?;
     own_settings::put_signal(&pgdata, Signal::Recovery)?;
