@@ -181,7 +181,10 @@ impl Copy<'_> {
         let mut frame = Vec::new();
         let mut decoder = FrameDecoder::new().map_err(|error| self.damaged(error));
         // Whoever has cut a frame has a buffer for it already, so nobody waits for one in vain.
-        while let Ok(mut bytes) = lock(empty).recv() {
+        loop {
+            // In a statement of its own, so that the lock is not held while the frame is decoded.
+            let taken = lock(empty).recv();
+            let Ok(mut bytes) = taken else { return };
             let piece = match (self.cut(cutting, &mut frame), &mut decoder) {
                 (Ok(None), _) => return,
                 (Ok(Some((number, plain))), Ok(decoder)) => {
