@@ -7,54 +7,104 @@ mod scene;
 #[path = "support/sshd.rs"]
 mod sshd;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use scene::{Scene, refused};
-use support::{PATIENCE, Server, kills, wait_for, wait_until};
+use support::{PATIENCE, kills, wait_for, wait_until};
 
-/// Writes into whichever of two servers takes it, until told to stop. How many rows were acknowledged.
-fn load(servers: [&Server; 2], stop: &Arc<AtomicBool>, acknowledged: &Arc<AtomicU64>) -> thread::JoinHandle<()> {
-    let configs = servers.map(|server| {
-        let mut config = postgres::Config::new();
-        config.host_path(server.socket_dir()).port(server.port()).user("postgres").dbname("postgres");
-        config
-    });
-    let (stop, acknowledged) = (Arc::clone(stop), Arc::clone(acknowledged));
-    thread::spawn(move || {
-        let mut session: Option<postgres::Client> = None;
-        while !stop.load(Ordering::Relaxed) {
-            let connected = session.take().or_else(|| {
-                let open = configs.iter().filter_map(|config| config.connect(postgres::NoTls).ok());
-                open.into_iter().find_map(|mut client| {
-                    let primary = client.query_one("select not pg_is_in_recovery()", &[]).is_ok_and(|row| row.get(0));
-                    primary.then_some(client)
-                })
-            });
-            if let Some(mut client) = connected
-                && client.execute("insert into t default values", &[]).is_ok()
-            {
-                acknowledged.fetch_add(1, Ordering::Relaxed);
-                session = Some(client);
+/// Rows of a client have numbers from here on.
+const FIRST: i64 = 1_000_000;
+
+/// Rows that a client has sent, each under a number of its own.
+#[derive(Default)]
+struct Written {
+    acknowledged: BTreeSet<i64>,
+    /// No answer came: it may be there or not.
+    unknown: BTreeSet<i64>,
+}
+
+/// A client that writes into whichever of two servers takes it.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    client: thread::JoinHandle<Written>,
+}
+
+impl Load {
+    fn begin(scene: &Scene) -> Load {
+        let configs = ["alpha", "beta"].map(|name| {
+            let (server, mut config) = (scene.on(name), postgres::Config::new());
+            config.host_path(server.socket_dir()).port(server.port()).user("postgres").dbname("postgres");
+            config
+        });
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let client = thread::spawn(move || {
+            let (mut written, mut session) = (Written::default(), None);
+            for number in FIRST.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Some(mut client) = session.take().or_else(|| primary_of(&configs)) {
+                    if client.execute("insert into t (n) values ($1)", &[&number]).is_ok() {
+                        written.acknowledged.insert(number);
+                        count.fetch_add(1, Ordering::Relaxed);
+                        session = Some(client);
+                    } else {
+                        written.unknown.insert(number);
+                    }
+                }
+                thread::sleep(Duration::from_millis(5));
             }
-            thread::sleep(Duration::from_millis(5));
-        }
+            written
+        });
+        let load = Load { stop, done, client };
+        load.wait_for_more();
+        load
+    }
+
+    fn wait_for_more(&self) {
+        let before = self.done.load(Ordering::Relaxed);
+        wait_until(PATIENCE, "the client writes", || self.done.load(Ordering::Relaxed) > before + 20);
+    }
+
+    /// Ends it: every row that was acknowledged is there once, and none that was not sent.
+    #[track_caller]
+    fn end(self, scene: &Scene, primary: &str) {
+        self.stop.store(true, Ordering::Relaxed);
+        let written = self.client.join().expect("because it does not panic");
+        let there = scene.on(primary).query(&format!("select string_agg(n::text, ' ') from t where n >= {FIRST}"));
+        let there: Vec<i64> = there.split(' ').filter_map(|number| number.parse().ok()).collect();
+        let once: BTreeSet<i64> = there.iter().copied().collect();
+        let lost: Vec<_> = written.acknowledged.difference(&once).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let strange: Vec<_> =
+            once.iter().filter(|n| !written.acknowledged.contains(n) && !written.unknown.contains(n)).collect();
+        assert!(strange.is_empty() && once.len() == there.len(), "nobody sent {strange:?}, or it is there twice");
+    }
+}
+
+/// A session with the server that takes writes.
+fn primary_of(configs: &[postgres::Config]) -> Option<postgres::Client> {
+    configs.iter().find_map(|config| {
+        let mut client = config.connect(postgres::NoTls).ok()?;
+        let primary = client.query_one("select not pg_is_in_recovery()", &[]).is_ok_and(|row| row.get(0));
+        primary.then_some(client)
     })
 }
 
 #[test]
 fn two_nodes_change_places_under_load_and_back_again() {
     let scene = Scene::two();
-    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let writer = load([scene.on("alpha"), scene.on("beta")], &stop, &acknowledged);
-    wait_until(PATIENCE, "somebody writes", || acknowledged.load(Ordering::Relaxed) > 20);
+    let load = Load::begin(&scene);
     let report = scene.trigger_json("beta", &["--switchover"]);
     assert!(report["outage_ms"].as_u64().is_some(), "{report:#}");
     assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
-    let before = acknowledged.load(Ordering::Relaxed);
-    wait_until(PATIENCE, "they go on writing", || acknowledged.load(Ordering::Relaxed) > before + 20);
+    load.wait_for_more();
     assert!(scene.on("alpha").in_recovery() && !scene.on("beta").in_recovery());
     refused(scene.trigger("beta", &["--switchover"]), "already-primary");
     let report = scene.trigger_json("alpha", &["--switchover"]);
@@ -66,19 +116,18 @@ fn two_nodes_change_places_under_load_and_back_again() {
     wait_until(PATIENCE, "alpha archives again", || scene.holds("alpha", &archived));
     let report = scene.trigger_json("beta", &["--switchover"]);
     assert_eq!(report["timeline"].as_u64(), Some(4), "{report:#}");
-    stop.store(true, Ordering::Relaxed);
-    writer.join().expect("because it does not panic");
-    // Every acknowledged row is there; one whose answer was lost on the way may be, too.
-    let (rows, acknowledged) = (scene.rows("beta"), acknowledged.load(Ordering::Relaxed));
-    assert!(rows >= acknowledged && rows <= acknowledged + 2, "{rows} rows of {acknowledged}");
-    wait_until(PATIENCE, "the standby follows", || scene.rows("alpha") == rows);
+    load.end(&scene, "beta");
+    scene.wait_same_rows("beta", "alpha");
+    scene.archive_gives_back("beta");
 }
 
-/// Killed behind any line of its journal, it is run again and ends with one primary, one standby, and every row.
+/// Killed behind any line of its journal while a client writes, it is run again and ends with one primary, one standby,
+/// and every row.
 #[test]
 fn the_driver_may_be_killed_anywhere() {
     let scene = Scene::two();
     scene.insert("alpha", 10);
+    let load = Load::begin(&scene);
     let call = || scene.call("beta", "trigger-failover", &["--switchover"]);
     let kills = kills::behind_every_line(call, || scene.journal("beta"), scene::PROMOTES);
     assert!(kills > 15, "{kills} kills");
@@ -89,9 +138,11 @@ fn the_driver_may_be_killed_anywhere() {
     });
     assert!(last.code == Some(0) || scene::rule(&last).as_deref() == Some("already-primary"), "{last}");
     assert!(!scene.on("beta").in_recovery() && scene.on("alpha").in_recovery());
-    scene.insert("beta", 5);
-    wait_until(PATIENCE, "the standby follows", || scene.rows("alpha") == 15);
+    load.wait_for_more();
+    load.end(&scene, "beta");
+    scene.wait_same_rows("beta", "alpha");
     assert_eq!(scene.journal("beta"), "");
+    scene.archive_gives_back("beta");
 }
 
 /// A standby that cannot take over leaves the primary as it was.

@@ -16,7 +16,6 @@ use support::{PATIENCE, kills, wait_until};
 #[test]
 fn a_primary_that_is_off_is_replaced_and_the_archive_has_no_hole() {
     let mut scene = Scene::two();
-    let backup = scene.backup();
     scene.insert("alpha", 10);
     refused(scene.trigger("beta", &[]), "primary-alive");
     // The archiver fails from here on, as it does where the archive is full; the standby streams all the same.
@@ -37,10 +36,7 @@ fn a_primary_that_is_off_is_replaced_and_the_archive_has_no_hole() {
     assert!(scene.holds("beta", "00000002.history"));
     assert_eq!(scene.rows("beta"), 30);
     scene.insert("beta", 5);
-    let last = scene.on("beta").switch_wal();
-    wait_until(PATIENCE, "the new timeline is archived", || scene.holds("beta", &last));
-    let restored = scene.restored_from("beta", &backup.pgdata());
-    assert_eq!(restored.query("select count(*) from t"), "35");
+    scene.archive_gives_back("beta");
     // Nothing is left of the operation, and it is not done twice.
     assert_eq!(scene.journal("beta"), "");
     refused(scene.trigger("beta", &[]), "already-primary");
@@ -73,6 +69,7 @@ fn a_primary_that_hangs_is_fenced_and_what_it_returns_with_is_refused() {
     let path = scene.on("alpha").pgdata().join("pg_wal").join(&late).display().to_string();
     let said = scene.call("alpha", "archive-wal", &[&path]).run().expect_code(20);
     assert!(said.stderr.contains("timeline 2 of node beta leaves timeline 1"), "{said}");
+    scene.archive_gives_back("beta");
 }
 
 /// What only the archive has is fetched, the beginning of a segment that was never finished included.
@@ -96,6 +93,7 @@ fn wal_that_lies_elsewhere_is_fetched_before_anybody_is_promoted() {
     let report = scene.trigger_json("beta", &[]);
     assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
     assert_eq!(scene.rows("beta"), 32);
+    scene.archive_gives_back("beta");
 }
 
 /// The files of an old primary that is stopped, and whose machine is up, are worth as much as its word.
@@ -111,6 +109,7 @@ fn the_tail_in_the_files_of_a_stopped_primary_is_fetched_over_ssh() {
     let report = scene.trigger_json("beta", &[]);
     assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
     assert_eq!(scene.rows("beta"), 13);
+    scene.archive_gives_back("beta");
 }
 
 /// 2warm's table: the standby, which relays, is down, and WAL goes straight to the dr node; the primary is down, and
@@ -135,6 +134,9 @@ fn the_dr_node_takes_over_only_where_no_standby_can() {
     let report = scene.trigger_json("gamma", &[]);
     assert_eq!(report["node"].as_str(), Some("gamma"));
     assert_eq!(scene.rows("gamma"), 10);
+    // One elsewhere has to hold what it archives.
+    scene.sshd("beta").restart();
+    scene.archive_gives_back("gamma");
 }
 
 /// A standby that lags is not promoted while another one can be reached that does not; told to, it fetches the rest.
@@ -152,6 +154,38 @@ fn a_standby_that_lags_gives_way_to_a_better_one() {
     assert!(refusal.stderr.contains("delta has"), "{refusal}");
     scene.trigger("beta", &["--even-if-behind"]).expect_ok();
     assert_eq!(scene.rows("beta"), 14);
+    scene.archive_gives_back("beta");
+}
+
+/// Standbys that live on shipped WAL, one of which lets nobody in, and a dr node that does, go on along the new
+/// timeline without being told.
+#[test]
+fn a_warm_a_hot_and_a_dr_node_follow_the_new_timeline() {
+    let mut scene = Scene::with(&["beta", "gamma", "delta", "epsilon"], |_| {});
+    for shipped_to in ["gamma", "delta"] {
+        scene.on_mut(shipped_to).set("primary_conninfo", "").reload();
+    }
+    scene.stop("epsilon");
+    scene.on_mut("epsilon").set("hot_standby", "off").set("primary_conninfo", "").launch();
+    scene.insert("alpha", 10);
+    scene.on("alpha").switch_wal();
+    scene.insert("alpha", 5);
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    scene.trigger("beta", &[]).expect_ok();
+    scene.insert("beta", 5);
+    let last = scene.on("beta").switch_wal();
+    for follower in ["gamma", "delta"] {
+        scene.wait_same_rows("beta", follower);
+        assert!(scene.on(follower).in_recovery());
+    }
+    let replayed = format!("restored log file \"{last}\"");
+    wait_until(PATIENCE, "the warm one has it too", || scene.on("epsilon").log_has(&replayed));
+    scene.stop("epsilon");
+    scene.on_mut("epsilon").set("hot_standby", "on").launch();
+    wait_until(PATIENCE, "it lets somebody in", || scene.on("epsilon").accepts());
+    scene.wait_same_rows("beta", "epsilon");
+    scene.archive_gives_back("beta");
 }
 
 /// Killed behind any line of its journal and run again, it ends with one primary that has everything.
@@ -170,6 +204,7 @@ fn killed_anywhere_it_goes_on() {
     assert_eq!((scene.rows("beta"), scene.journal("beta").as_str()), (10, ""));
     assert!(scene.holds("beta", "00000002.history") && !scene.holds("beta", "00000003.history"));
     scene.insert("beta", 1);
+    scene.archive_gives_back("beta");
 }
 
 /// What the new primary needs is looked for before anything is done, and its action must succeed.

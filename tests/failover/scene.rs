@@ -48,23 +48,19 @@ impl Scene {
 
     /// `alpha` and these standbys; one called `gamma` is a dr node. `change` sees the layout before it counts.
     ///
-    /// Servers and archives are made once and copied for each test.
+    /// Servers and archives are made once and copied for each test; every standby is a copy of the same one.
     pub fn with(standbys: &[&str], change: impl FnOnce(&mut Layout)) -> Scene {
         let names: Vec<&str> = ["alpha"].into_iter().chain(standbys.iter().copied()).collect();
-        let name = format!("failover-{}", names.join("-"));
-        let mut scene = template::kept_with_ours(
-            &name,
-            |made| Scene::make(standbys).keep(made),
-            |kept| {
-                let build = |name: &str| Server::builder(name).set("archive_mode", "on");
-                let scene = Scene::of(&names, change, |name| build(name).copy_of(&kept.join(name).join("data")));
-                for name in &names {
-                    let archive = scene.layout.node(name).archive.clone().expect("because every node here holds one");
-                    template::copy(&kept.join(name).join("archive"), &archive);
-                }
-                scene
-            },
-        );
+        let mut scene = beginning(|kept| {
+            let folder = |name: &str| kept.join(if name == "alpha" { "alpha" } else { "beta" });
+            let build = |name: &str| Server::builder(name).set("archive_mode", "on");
+            let scene = Scene::of(&names, change, |name| build(name).copy_of(&folder(name).join("data")));
+            for name in &names {
+                let archive = scene.layout.node(name).archive.clone().expect("because every node here holds one");
+                template::copy(&folder(name).join("archive"), &archive);
+            }
+            scene
+        });
         scene.start(standbys);
         scene
     }
@@ -101,31 +97,26 @@ impl Scene {
             server.set("primary_conninfo", primary).standby_signal();
             server.launch();
         }
-        // Right behind a switch there is no record to replay up to, and a quiet server writes one only now and then.
-        self.on("alpha").execute("checkpoint");
         for name in standbys {
             wait_until(PATIENCE, &format!("'{name}' accepts connections"), || self.on(name).accepts());
             self.wait_caught_up(name);
         }
     }
 
-    /// Makes what tests begin with.
-    fn make(standbys: &[&str]) -> Scene {
-        let names: Vec<&str> = ["alpha"].into_iter().chain(standbys.iter().copied()).collect();
+    /// Makes what tests begin with: `alpha` and `beta`.
+    fn make() -> Scene {
         let build = |name: &str| Server::builder(name).wal_segsize(1).set("archive_mode", "on").create();
-        let mut scene = Scene::of(&names, |_| {}, build);
+        let mut scene = Scene::of(&["alpha", "beta"], |_| {}, build);
         scene.on("alpha").include_ours();
         scene.call("alpha", "archive-wal", &["--init"]).run().expect_ok();
         scene.on_mut("alpha").start();
         scene.on("alpha").execute("create table t (n bigserial primary key, made timestamptz default now())");
-        for name in standbys {
-            fs::remove_dir_all(scene.on(name).pgdata()).expect("because the test owns it");
-            let options = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--pgdata"];
-            scene.on("alpha").tool("pg_basebackup").args(options).arg(scene.on(name).pgdata()).run().expect_ok();
-        }
-        // Started again at once, they could not archive while the standbys that they archive to are being made.
+        let pgdata = scene.on("beta").pgdata();
+        fs::remove_dir_all(&pgdata).expect("because the test owns it");
+        let options = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--pgdata"];
+        scene.on("alpha").tool("pg_basebackup").args(options).arg(&pgdata).run().expect_ok();
         scene.stop("alpha");
-        scene.start(standbys);
+        scene.start(&["beta"]);
         scene
     }
 
@@ -243,15 +234,19 @@ impl Scene {
         names
     }
 
-    /// Restores a node's archive into a new server, from a backup of the beginning, and opens it at the end of the WAL.
+    /// Fails unless the primary's own archive gives back every row of it: with the data that `alpha` had when the scene
+    /// began, and every segment from there to the end of the WAL, whoever wrote it.
     #[track_caller]
-    pub fn restored_from(&self, node: &str, backup: &Path) -> Server {
-        let mut server = Server::builder("restored").wal_segsize(1).create();
-        fs::remove_dir_all(server.pgdata()).expect("because the test owns it");
-        Program::at("cp").arg("-a").arg(backup).arg(server.pgdata()).run().expect_ok();
-        for name in ["standby.signal", "postmaster.pid", "pgwarm.conf", "postgresql.auto.conf"] {
-            let _ = fs::remove_file(server.pgdata().join(name));
-        }
+    pub fn archive_gives_back(&self, primary: &str) {
+        let last = self.on(primary).switch_wal();
+        wait_until(PATIENCE, &format!("'{last}' is archived"), || self.holds(primary, &last));
+        assert_eq!(every_row(&self.restored_from(primary)), every_row(self.on(primary)));
+    }
+
+    /// A new server that has recovered from a node's archive to its end.
+    #[track_caller]
+    fn restored_from(&self, node: &str) -> Server {
+        let mut server = beginning(|kept| Server::builder("restored").copy_of(&kept.join("alpha/data")));
         let restore = program("restore-wal").display().to_string();
         let shared = self.layout.shared_file(node).display().to_string();
         server.set("restore_command", format!("{restore} --config {shared} --set restore.from=own %f %p"));
@@ -261,9 +256,13 @@ impl Scene {
         server
     }
 
-    /// Copies the data directory of a server that has never run, to be restored later.
-    pub fn backup(&self) -> Server {
-        self.on("alpha").base_backup("backup")
+    /// Waits until a standby has every row of the primary's, and no other.
+    #[track_caller]
+    pub fn wait_same_rows(&self, primary: &str, standby: &str) {
+        let rows = every_row(self.on(primary));
+        wait_until(PATIENCE, &format!("'{standby}' has the rows of '{primary}'"), || {
+            every_row(self.on(standby)) == rows
+        });
     }
 
     /// Stops a server in order.
@@ -275,6 +274,16 @@ impl Scene {
     pub fn journal(&self, node: &str) -> String {
         fs::read_to_string(self.layout.node(node).spool.join("failover/current.journal")).unwrap_or_default()
     }
+}
+
+/// Uses what every scene begins with: `alpha` and `beta` as they were stopped, each with `data` and `archive`.
+fn beginning<T>(using: impl FnOnce(&Path) -> T) -> T {
+    template::kept_with_ours("failover", |made| Scene::make().keep(made), using)
+}
+
+/// Every row of a server, in one text: how many, and a sum over all that is in them.
+pub fn every_row(server: &Server) -> String {
+    server.query("select count(*) || ' ' || coalesce(md5(string_agg(t::text, ' ' order by n, made)), '') from t")
 }
 
 /// Puts our programs where a node has them. The caller names its own configuration, which lies at the same place on a

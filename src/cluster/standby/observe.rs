@@ -43,6 +43,8 @@ impl Look<'_> {
     /// Looks.
     pub fn gather(&self) -> Result<Facts, StandbyError> {
         let set = configuration_set(self.config, Set::Standby)?;
+        // Before the others: a standby that replays what its primary goes on writing would seem to be ahead of it.
+        let seen = self.seen()?;
         let others = self.others();
         let archives = self.archives();
         let upstream = self.upstream(&others)?;
@@ -57,7 +59,7 @@ impl Look<'_> {
         let spaces = source.iter().map(|it| &it.spaces).chain(backup.iter().map(|it| &it.spaces));
         let spaces = spaces.chain(upstream.iter().map(|it| &it.spaces)).flat_map(|it| it.values().cloned());
         let spaces: BTreeSet<PathBuf> = spaces.chain(self.request.tablespaces.values().cloned()).collect();
-        let own = self.own(&archives, spaces)?;
+        let own = self.own(seen, &archives, spaces)?;
         let pgdata = own.pgdata.clone();
         let id = |(site, archive): (Arc<Site>, Result<Archive, Failure>)| {
             (site.name().to_owned(), archive.map(|it| it.identity.system_identifier).map_err(|error| error.message))
@@ -172,16 +174,23 @@ impl Look<'_> {
         }
     }
 
+    /// The own server, as its processes and itself say.
+    fn seen(&self) -> Result<(Status, Activity), StandbyError> {
+        let node = self.config.own();
+        let status = Server::new(self.config, node)?.status()?;
+        let activity = self.activity(node, &status);
+        Ok((status, activity))
+    }
+
     fn own(
         &self,
+        (status, activity): (Status, Activity),
         archives: &[(Arc<Site>, Result<Archive, Failure>)],
         spaces: BTreeSet<PathBuf>,
     ) -> Result<Own, StandbyError> {
         let node = self.config.own();
         let server = Server::new(self.config, node)?;
         let pgdata = server.pgdata().to_owned();
-        let status = server.status()?;
-        let activity = self.activity(node, &status);
         let mut directory = look(&pgdata)?;
         if let Directory::Data(data) = &mut directory {
             // A standby may be ahead of its control file.
