@@ -165,7 +165,7 @@ fn wal_in_an_archive_that_did_not_learn_in_time_is_replayed_by_nobody() {
     wait_until(PATIENCE, "alpha's archive takes part again", || scene.holds("alpha", &segment));
 }
 
-/// A cold standby and one that is an hour behind are opened as of a time; one that has gone past it is not.
+/// A cold standby is opened as of a time; one that has gone past it is not.
 #[test]
 fn a_point_in_time_is_reached_from_before_it_only() {
     let mut scene = Scene::with(&["beta", "delta"], |_| {});
@@ -184,6 +184,28 @@ fn a_point_in_time_is_reached_from_before_it_only() {
     let report = scene.trigger_json("beta", &["--target", &target]);
     assert_eq!(report["timeline"].as_u64(), Some(2), "{report:#}");
     assert_eq!(scene.by_hand("beta", "select count(*) from t"), "10");
+}
+
+/// One that replays an hour late has the WAL already: it is opened as of a time within that hour, and at once.
+#[test]
+fn a_delayed_standby_is_opened_as_of_a_time_that_it_has_not_replayed() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.on_mut("beta").set("recovery_min_apply_delay", "1h").reload();
+    scene.insert("alpha", 5);
+    let time = scene.on("alpha").query("select clock_timestamp()::timestamptz(3)");
+    std::thread::sleep(Duration::from_millis(20));
+    scene.insert("alpha", 20);
+    let received = format!("select pg_last_wal_receive_lsn() >= '{}'", scene.on("alpha").wal_position());
+    wait_until(PATIENCE, "it has received everything", || scene.on("beta").query(&received) == "t");
+    assert_eq!(scene.rows("beta"), 10);
+    scene.power_off("alpha");
+    let report = scene.trigger_json("beta", &["--target", &format!("{time}:00")]);
+    assert_eq!(report["timeline"].as_u64(), Some(2), "{report:#}");
+    assert_eq!(scene.rows("beta"), 15);
+    scene.insert("beta", 3);
+    scene.archive_gives_back("beta");
 }
 
 /// A standby that lets nobody in and waits for WAL in its restore command is told by the trigger file; one that lies

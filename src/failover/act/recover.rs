@@ -8,9 +8,13 @@ use crate::failover::journal::Journal;
 use crate::postgres::own_settings::{self, Signal};
 use crate::postgres::server::Mode;
 
-/// What such a recovery is told, with the time left out.
-const SETTINGS: &[(&str, &str)] =
-    &[("recovery_target_action", "promote"), ("recovery_target_inclusive", "on"), ("primary_conninfo", "")];
+/// What such a recovery is told, with the time left out. A delay of the standby's would hold it up as well.
+const SETTINGS: &[(&str, &str)] = &[
+    ("recovery_target_action", "promote"),
+    ("recovery_target_inclusive", "on"),
+    ("primary_conninfo", ""),
+    ("recovery_min_apply_delay", "0"),
+];
 
 /// Restarts the server towards the target. From here on there is no way back.
 pub fn recover(scene: &Scene<'_>, journal: &Journal, until: &str) -> Result<Next, Failure> {
