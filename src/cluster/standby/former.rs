@@ -15,10 +15,15 @@ pub struct Former {
     pub slot: String,
 }
 
-/// The slot that these settings use, and where it is; none where they use none.
+/// The slot that these settings use, and where it is; none where they use none, or came with a copy of another node's
+/// data: that slot is the other node's.
 pub fn slot(config: &Config, settings: &BTreeMap<String, String>) -> Option<Former> {
     let slot = settings.get("primary_slot_name").filter(|slot| !slot.is_empty())?.clone();
-    let way = Conninfo::parse(settings.get("primary_conninfo")?).ok().map(|conninfo| server(&conninfo));
+    let conninfo = Conninfo::parse(settings.get("primary_conninfo")?).ok();
+    if conninfo.as_ref().and_then(|it| it.get("application_name")).is_some_and(|name| name != config.local.node) {
+        return None;
+    }
+    let way = conninfo.as_ref().map(server);
     let leads_there = |name: &&str| {
         let node = config.node(name).and_then(|node| contact::conninfo(config, node).ok());
         node.is_some_and(|node| Some(server(&node)) == way)

@@ -71,7 +71,7 @@ pub fn copy(plan: &mut Plan, request: &Request, facts: &Facts, layout: &Layout) 
 }
 
 /// The directory that is there, as it is.
-pub fn adopt(request: &Request, facts: &Facts) -> Result<Plan, StandbyError> {
+pub fn adopt(request: &Request, facts: &Facts, former: Option<Former>) -> Result<Plan, StandbyError> {
     checks::server_is_down(&facts.own)?;
     checks::mode_is_possible(request, facts)?;
     let data = checks::usable_data(&facts.own)?;
@@ -96,6 +96,7 @@ pub fn adopt(request: &Request, facts: &Facts) -> Result<Plan, StandbyError> {
     plan.steps.splice(0..0, slot_step(request, facts)?);
     plan.steps.push(configure(request, facts, &facts.own.pgdata, false));
     start(&mut plan, request, facts);
+    leave(&mut plan, request, facts, former);
     Ok(plan)
 }
 
@@ -132,8 +133,15 @@ pub fn follow(
     plan.steps.push(Step::Configure { folder: facts.own.pgdata.clone(), copied: false, settings: moved });
     plan.steps.push(if running { Step::Reload } else { Step::Start });
     plan.steps.push(Step::Prove { goal: goal(request, facts) });
+    leave(&mut plan, request, facts, former);
+    Ok(plan)
+}
+
+/// Drops the slot that was used before, unless it is the one that is used from now on.
+fn leave(plan: &mut Plan, request: &Request, facts: &Facts, former: Option<Former>) {
+    let upstream = facts.upstream.as_ref().map(|upstream| &upstream.node);
     match former.map(|former| (former.node, former.slot)) {
-        Some((Some(node), slot)) if (&node, Some(&slot)) != (&upstream.node, request.slot.as_ref()) => {
+        Some((Some(node), slot)) if (Some(&node), Some(&slot)) != (upstream, request.slot.as_ref()) => {
             plan.steps.push(Step::DropSlot { node, slot });
         }
         Some((None, slot)) => plan.notes.push(format!(
@@ -142,7 +150,6 @@ pub fn follow(
         )),
         _ => {}
     }
-    Ok(plan)
 }
 
 /// How the data of a stopped server stand to another one.

@@ -33,7 +33,10 @@ pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyErr
     let facts = look.gather()?;
     match &look.request.job {
         Job::Make(source) => plan::make(look.request, source, &facts),
-        Job::Adopt => plan::adopt(look.request, &facts),
+        Job::Adopt => {
+            let former = former::slot(look.config, &own_settings::read(&facts.own.pgdata)?);
+            plan::adopt(look.request, &facts, former)
+        }
         Job::Follow(_) => follow(look, &facts),
         // It is back already, whoever brought it: what is left is to see that it follows.
         Job::Rejoin(_) if matches!(facts.own.server, Activity::Standby(_)) => follow(look, &facts),
