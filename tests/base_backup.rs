@@ -265,18 +265,22 @@ fn no_backup_begins_where_wal_does_not_arrive() {
 #[test]
 fn expire_keeps_what_it_must_and_removes_wal_that_nothing_needs() {
     let scene = Scene::new("expire");
-    let labels: Vec<String> = (0..3)
-        .map(|_| {
+    let labels: Vec<String> = [&["take", "--keep-it", "--note", "why=before the move"][..], &["take"], &["take"]]
+        .iter()
+        .map(|words| {
             scene.alpha.execute("create table if not exists t (id int); insert into t values (1)");
-            let label = scene.take();
-            let began = label.clone();
+            let taken = scene.json(words);
+            let label = taken["label"].as_str().expect("because it has one").to_owned();
             // A label is a second: the next one must differ.
-            wait_until(PATIENCE, "the next second", || label_of_now() > began);
+            wait_until(PATIENCE, "the next second", || label_of_now() > label);
             label
         })
         .collect();
+    let shown = scene.json(&["show", &labels[0]]);
+    assert_eq!((&shown["keep"], &shown["annotations"]["why"]), (&true.into(), &"before the move".into()), "{shown:#}");
     let wal = || walkdir::WalkDir::new(scene.wal()).into_iter().flatten().count();
     let before = wal();
+    scene.run(&["release", &labels[0]]).expect_ok();
     scene.run(&["keep", &labels[0]]).expect_ok();
     let dry = scene.json(&["expire", "--keep", "1", "--dry-run"]);
     assert_eq!(dry["report"]["backups"][1]["removed"], true, "{dry:#}");

@@ -84,6 +84,22 @@ fn each_kind_of_target_holds_exactly_what_was_committed_there() {
     copy.run(&scene, &["--delta"]);
     assert_eq!((rows(&copy.0), copy.0.in_recovery()), (up_to(15), false));
     assert_eq!(copy.0.query("show archive_mode"), "off");
+    copy.stop();
+    stands_by_and_ships(&scene, &copy, lsn);
+}
+
+/// As a standby it goes on with what comes; as a server that ships it archives what it writes.
+fn stands_by_and_ships(scene: &Scene, copy: &Copy, before: &str) {
+    let said = copy.run(scene, &["--delta", "--standby"]);
+    assert!(copy.0.in_recovery(), "{said:#}");
+    commit(&scene.alpha, 16);
+    scene.archive_everything(&scene.alpha);
+    wait_until(PATIENCE, "it replays what comes", || rows(&copy.0) == up_to(16));
+    copy.stop();
+    copy.run(scene, &["--delta", "--ship", "--lsn", before, "--exclusive", "--action", "promote"]);
+    assert_eq!((copy.0.query("show archive_mode"), rows(&copy.0)), ("on".to_owned(), up_to(9)));
+    let own = scene.archive_everything(&copy.0);
+    assert!(own.starts_with("00000002"), "{own}");
 }
 
 #[test]
