@@ -138,6 +138,8 @@ impl Scene {
         let shared = self.layout.shared_file(node).display().to_string();
         let own = |name: &str| program(name).display().to_string();
         let server = self.on_mut(node);
+        // A standby that has found nothing looks again soon, so that no test waits for that.
+        server.set("wal_retrieve_retry_interval", "500ms");
         server.set("archive_command", format!("{} --config {shared} %p", own("archive-wal")));
         server.set("restore_command", format!("{} --config {shared} %f %p", own("restore-wal")));
     }
