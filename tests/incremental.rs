@@ -105,6 +105,15 @@ fn change(server: &Server, round: u32) {
     each(server, &["select count(*) from updated", "vacuum (freeze) steady"]);
 }
 
+/// Has a server summarize its WAL, where it knows how to; how changes are found then.
+fn summarize(server: &Server) -> &'static str {
+    if server.query("show server_version_num").as_str() < "170000" {
+        return "comparing";
+    }
+    each(server, &["alter system set summarize_wal = on", "select pg_reload_conf()"]);
+    "summaries"
+}
+
 /// New databases of a template with a large table; the pages of a copied file keep their old LSNs.
 fn create_databases(scene: &Scene, round: u32) {
     let server = &scene.alpha;
@@ -156,6 +165,7 @@ impl Drop for EndOnDrop<'_> {
 #[test]
 fn a_chain_brings_back_what_was_committed_while_everything_changes() {
     let scene = furnished("chain");
+    let how = summarize(&scene.alpha);
     let full = scene.take();
     let stop = AtomicBool::new(false);
     let labels: Vec<String> = std::thread::scope(|threads| {
@@ -175,6 +185,7 @@ fn a_chain_brings_back_what_was_committed_while_everything_changes() {
             change(&scene.alpha, round);
             create_databases(&scene, round);
             let taken = increment(&scene, &[]);
+            assert_eq!(taken["found_by"], how, "{taken:#}");
             let (_, unchanged, partly) = stored(&scene, &label(&taken));
             assert!(unchanged > 0 && partly >= 2, "round {round}: {unchanged} unchanged, {partly} stored in part");
             label(&taken)
@@ -234,6 +245,44 @@ fn only_what_changed_is_stored_and_what_is_unchanged_is_not_even_read() {
     scene.run(&["take", "--parent", &full]).expect_code(2);
     scene.run(&["verify"]).expect_ok();
     check_everything(scene.recover(&label(&other), &[]));
+}
+
+#[test]
+fn what_no_wal_names_is_not_read_and_without_summaries_all_is_compared() {
+    let scene = Scene::new("named");
+    let how = summarize(&scene.alpha);
+    table(&scene.alpha, "t", 2000);
+    scene.alpha.execute("vacuum t");
+    let full = scene.take();
+    scene.alpha.execute("update t set id = -id where id % 500 = 0");
+    let expected = content(&scene.alpha, "t");
+    scene.alpha.execute("checkpoint");
+    // A page that no WAL names; who reads it finds it damaged.
+    let relation = file_of(&scene.alpha, "t");
+    let damage = || {
+        let file = fs::OpenOptions::new().write(true).open(&relation).expect("because it is there");
+        file.write_all_at(b"damage", 100 * 8192 + 4000).expect("because the test owns it");
+    };
+    damage();
+    if how == "summaries" {
+        let taken = increment(&scene, &[]);
+        assert_eq!(taken["found_by"], how, "{taken:#}");
+        assert_eq!(stored(&scene, &label(&taken)).2, 1, "{taken:#}");
+        let show = scene.run(&["show", &label(&taken)]).expect_ok();
+        assert!(show.stdout.contains("found by the server's WAL summaries"), "{show}");
+        scene.archive_everything();
+        let copy = scene.recover(&label(&taken), &[]);
+        assert_eq!(content(&copy, "t"), expected);
+        check_everything(copy);
+        for summary in fs::read_dir(scene.alpha.pgdata().join("pg_wal/summaries")).expect("because it is there") {
+            fs::remove_file(summary.expect("because it can be listed").path()).expect("because the test owns it");
+        }
+        damage();
+    }
+    scene.run(&["take", "--incremental", "--parent", &full]).expect_code(22);
+    let newest = scene.listed().0.pop().expect("because it was just taken");
+    let taken = scene.json(&["show", &newest]);
+    assert_eq!((&taken["found_by"], &taken["kind"]), (&"comparing".into(), &"incremental".into()), "{taken:#}");
 }
 
 #[test]

@@ -109,8 +109,11 @@ pub struct Description {
     pub encoding: Encoding,
     /// Where tablespaces were.
     pub tablespaces: Vec<Tablespace>,
-    /// True where every page's checksum was looked at.
+    /// True where pages carry checksums, and that of every page that was read was looked at.
     pub checksums: bool,
+    /// How it was found what differs from its parent; none for a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_by: Option<FoundBy>,
     /// Pages whose checksum was wrong. Not empty: the backup is damaged, as the server's data are.
     pub damaged_pages: Vec<DamagedPages>,
     /// The node it was taken on.
@@ -133,6 +136,16 @@ pub struct Description {
     /// When it was last verified and found damaged, with offset; it is not used unasked then.
     #[serde(default)]
     pub failed: Option<String>,
+}
+
+/// How it was found what differs from the parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundBy {
+    /// Every file that may have been written was read and compared.
+    Comparing,
+    /// Of main forks only those blocks were read and compared that the server's WAL summaries name.
+    Summaries,
 }
 
 /// The pages of one file whose checksum is wrong.

@@ -3,8 +3,8 @@
 //! A file is read once, from its beginning to the size it has when it is opened: what is written behind that, and pages
 //! that change while they are read, are made right by WAL. A page whose checksum is wrong is read again, since the
 //! server may be writing it at that moment; where it stays wrong it is stored as it is, and told. Where the parent's
-//! sums of a file's blocks are known, only the blocks that differ are stored. Memory is bounded by a few pieces a
-//! thread.
+//! sums of a file's blocks are known, only the blocks that differ are stored; blocks that no WAL names are not even
+//! read, and their sums are the parent's. Memory is bounded by a few pieces a thread.
 
 mod output;
 mod pace;
@@ -26,6 +26,7 @@ use super::catalog::StoredFile;
 use super::checksum::PAGE;
 use super::parent::Parent;
 use super::plan::{SourceFile, Stamp, Work};
+use super::summaries::{Changes, Named};
 use super::{BackupError, Watcher, tar};
 use crate::archive::encode::{Encoder, Method};
 use crate::store::Payload;
@@ -50,6 +51,8 @@ pub struct Copier<'a> {
     pub settled: i64,
     /// What is not stored again.
     pub parent: Option<&'a Parent<'a>>,
+    /// What WAL names since the parent began, where that is certain.
+    pub changes: Option<&'a Changes>,
     /// How fast to read.
     pub pace: Pace,
     /// Who is told.
@@ -68,6 +71,25 @@ pub struct Copied {
     pub sums: Option<Vec<BlockSum>>,
     /// Which files were read.
     pub files: Vec<StoredFile>,
+}
+
+/// What is known of a file before it is read.
+struct Known<'a> {
+    /// The sums of the parent's blocks.
+    sums: Vec<BlockSum>,
+    /// What was written of it since, where that is known.
+    named: Option<Named<'a>>,
+}
+
+impl Known<'_> {
+    /// Whether a block must be read, and up to which block, at most `until`, that holds.
+    fn alike(&self, block: u64, until: u64) -> (bool, u64) {
+        let held = self.sums.len() as u64;
+        match self.named {
+            Some(named) if block < held => named.alike(block, until.min(held)),
+            _ => (true, until),
+        }
+    }
 }
 
 /// One large file that was read.
@@ -112,7 +134,9 @@ impl Copier<'_> {
             Some(parent) => parent.sums(&source.path)?,
             None => None,
         };
-        let known = known.as_deref();
+        let named = self.changes.and_then(|changes| changes.of(source));
+        let known = known.map(|sums| Known { sums, named });
+        let known = known.as_ref();
         let mut sums = Vec::with_capacity(if paged { (end / PAGE as u64) as usize } else { 0 });
         let mut changed = 0;
         'file: while stored.size < end {
@@ -134,7 +158,7 @@ impl Copier<'_> {
             stored.crc = crc_of(0, &sums);
         }
         stored.blocks = known.map(|_| changed);
-        let unchanged = known.is_some_and(|known| changed == 0 && known.len() == sums.len());
+        let unchanged = known.is_some_and(|known| changed == 0 && known.sums.len() == sums.len());
         Ok(Some(Taken { file: stored, sums: paged.then_some(sums), unchanged }))
     }
 
@@ -144,7 +168,7 @@ impl Copier<'_> {
         source: &SourceFile,
         file: &File,
         (offset, end): (u64, u64),
-        known: Option<&[BlockSum]>,
+        known: Option<&Known<'_>>,
     ) -> Result<Vec<(Stretch, Tools)>, BackupError> {
         let offsets = (0..self.wave.max(1) as u64).map(|at| offset + at * STRETCH).filter(|offset| *offset < end);
         let stretch = |offset: u64| {

@@ -275,6 +275,7 @@ mod tests {
             encoding: Encoding::Zstd,
             tablespaces: Vec::new(),
             checksums: true,
+            found_by: None,
             damaged_pages: Vec::new(),
             node: "db1".to_owned(),
             role: "primary".to_owned(),

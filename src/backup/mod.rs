@@ -2,10 +2,10 @@
 //!
 //! Reading order: [`catalog`] says how a backup lies in an archive, [`plan`] which files belong to it, [`copy`] how
 //! they are read and stored, [`session`] how the server is told, [`take`] is the story of one backup. [`parent`] says
-//! what an incremental one need not store again, [`blocks`] and [`runs`] how blocks are compared and stored, [`chain`]
-//! and [`overlay`] how its files are put together again. [`verify`], [`restore`] and [`expire`] are the stories that
-//! follow; [`pitr`] brings a restore to a point in time, [`transfer`] goes from one data directory straight into
-//! another.
+//! what an incremental one need not store again, [`summaries`] what it need not even read, [`blocks`] and [`runs`] how
+//! blocks are compared and stored, [`chain`] and [`overlay`] how its files are put together again. [`verify`],
+//! [`restore`] and [`expire`] are the stories that follow; [`pitr`] brings a restore to a point in time, [`transfer`]
+//! goes from one data directory straight into another.
 //! [`manifest`], [`checksum`] and [`tar`] are formats of others: PostgreSQL's manifest and page checksum, and tar.
 
 pub mod blocks;
@@ -24,6 +24,7 @@ pub mod read;
 pub mod restore;
 pub mod runs;
 pub mod session;
+pub mod summaries;
 pub mod take;
 pub mod tar;
 pub mod transfer;

@@ -42,6 +42,11 @@ impl<'a> Parent<'a> {
         Ok(Parent { archive, label: label.clone(), chain: Chain::open(archive, &description)? })
     }
 
+    /// What it says of itself.
+    pub fn description(&self) -> &Description {
+        &self.chain.links[0]
+    }
+
     /// Takes out those files that certainly are what it holds.
     pub fn unchanged(&self, files: &mut Vec<SourceFile>) -> Vec<StoredFile> {
         let mut unchanged = Vec::new();

@@ -264,7 +264,7 @@ fn unlogged(names: &[String]) -> HashSet<u64> {
 }
 
 /// Takes the name of a relation's file apart: number, fork, number of the file.
-fn relation(name: &str) -> Option<(u64, Option<&str>, u32)> {
+pub(super) fn relation(name: &str) -> Option<(u64, Option<&str>, u32)> {
     let (name, segment) = match name.split_once('.') {
         Some((name, segment)) => (name, number(segment)?),
         None => (name, 0),

@@ -21,11 +21,12 @@ use chrono::Local;
 
 use self::crew::Crew;
 use self::reuse::Reuse;
-use super::catalog::{CLAIM, Claim, Description, Index, Label, Object, RESUME, StoredFile};
+use super::catalog::{CLAIM, Claim, Description, FoundBy, Index, Label, Object, RESUME, StoredFile};
 use super::copy::{Copier, Pace, encoded, remove};
 use super::parent::{self, Parent};
 use super::plan::{self, CONTROL, Stamp, Tree};
 use super::session::{Session, same_server};
+use super::summaries::{self, Begun, Changes};
 use super::{BackupError, Watcher, manifest, wal};
 use crate::archive::encode::Method;
 use crate::archive::places::{Archive, Sites};
@@ -185,6 +186,7 @@ struct Copied {
     index: Index,
     tree: Tree,
     checksums: bool,
+    found_by: FoundBy,
 }
 
 impl Run<'_> {
@@ -195,7 +197,8 @@ impl Run<'_> {
         let start = session.start(&format!("pgwarm {}", self.label), fast)?;
         let control = same_server(self.pgdata, session.is_standby(), start)?;
         let settled = settled(&control, session.is_standby());
-        let copied = self.copy(&mut session, old, settled)?;
+        let changes = self.changes(&mut session, start)?;
+        let copied = self.copy(&mut session, old, settled, changes.as_ref())?;
         self.request.watcher.phase("ending the backup");
         let (stopped, label) = session.finish(self.timeline)?;
         let role = if session.is_standby() { "standby" } else { "primary" };
@@ -218,8 +221,31 @@ impl Run<'_> {
         (range.start.segment(size), Lsn(range.end.0.saturating_sub(1)).segment(size))
     }
 
+    /// What may differ from the parent, where the server knows; none: all of it is compared.
+    fn changes(&self, session: &mut Session, start: Lsn) -> Result<Option<Changes>, BackupError> {
+        let Some(parent) = self.parent else { return Ok(None) };
+        let checksums = self.control.checksums && session.has_usual_layout()?;
+        let begun = Begun { start, timeline: self.timeline, checksums };
+        match summaries::since(session, parent.description(), begun) {
+            Ok(changes) => {
+                log::debug!("WAL summaries say what has changed since '{}'", parent.label);
+                Ok(Some(changes))
+            }
+            Err(why) => {
+                log::debug!("WAL summaries are not used: {why}");
+                Ok(None)
+            }
+        }
+    }
+
     /// Copies every file, the control file last.
-    fn copy(&self, session: &mut Session, old: Index, settled: i64) -> Result<Copied, BackupError> {
+    fn copy(
+        &self,
+        session: &mut Session,
+        old: Index,
+        settled: i64,
+        changes: Option<&Changes>,
+    ) -> Result<Copied, BackupError> {
         let config = &self.request.config.backup;
         let version = format!("PG_{}_{}", session.major(), self.control.catalog_version);
         let mut tree = plan::walk(self.pgdata, &version)?;
@@ -246,6 +272,7 @@ impl Run<'_> {
             pages: checksums && !self.sent,
             settled,
             parent: self.parent,
+            changes,
             pace: Pace::new(if self.sent { 0 } else { config.rate_max }),
             watcher: self.request.watcher,
             next: 0.into(),
@@ -254,7 +281,8 @@ impl Run<'_> {
         let crew = Crew { archive: self.archive, label: &self.label, copier: &copier, jobs: jobs(config.jobs) };
         let mut index = crew.work(plan::arrange(rest), index, session)?;
         index.objects.push(self.control_file(encoding, settled)?);
-        Ok(Copied { index, tree, checksums })
+        let found_by = changes.map_or(FoundBy::Comparing, |_| FoundBy::Summaries);
+        Ok(Copied { index, tree, checksums, found_by })
     }
 
     /// Keeps only those objects of an earlier run that are there as recorded, and removes all others.

@@ -25,7 +25,7 @@ use super::output::{self, Align, Cell, Palette, Table, Tone};
 use super::run::Context;
 use crate::archive::places::{Archive, Sites};
 use crate::archive::spool::Spool;
-use crate::backup::catalog::{self, Description, Found, Label};
+use crate::backup::catalog::{self, Description, Found, FoundBy, Label};
 use crate::backup::expire::{Report, Rules, expire};
 use crate::backup::restore::{self, Target};
 use crate::backup::take::{Request, Wanted, lock, open, take};
@@ -492,16 +492,30 @@ fn details(it: &Description, known: &chain::Known<'_>) -> String {
         ("system id", it.system_identifier.clone()),
         ("files", it.files.to_string()),
         ("size", format!("{} ({} stored)", output::size(it.size), output::size(it.stored))),
-        ("checksums", if it.checksums { "every page looked at" } else { "not looked at" }.to_owned()),
+        ("checksums", checksums(it).to_owned()),
         ("verified", it.verified.as_deref().map_or_else(|| "never".to_owned(), second)),
         ("kept", if it.keep { "until released" } else { "as the rules say" }.to_owned()),
     ];
+    let found = it.found_by.map(|by| match by {
+        FoundBy::Comparing => "found by reading and comparing",
+        FoundBy::Summaries => "found by the server's WAL summaries",
+    });
+    rows.extend(found.map(|how| ("changes", how.to_owned())));
     rows.extend(it.tablespaces.iter().map(|space| ("tablespace", format!("{} at {}", space.oid, space.location))));
     rows.extend(
         it.damaged_pages.iter().map(|file| ("damaged", format!("{} blocks {}", file.path, numbers(&file.blocks)))),
     );
     rows.extend(it.annotations.iter().map(|(key, value)| ("note", format!("{key} = {value}"))));
     rows.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+}
+
+/// What was looked at of the checksums of pages.
+fn checksums(it: &Description) -> &'static str {
+    match (it.checksums, it.found_by) {
+        (false, _) => "not looked at",
+        (true, Some(FoundBy::Summaries)) => "every page that was read looked at",
+        (true, _) => "every page looked at",
+    }
 }
 
 fn expired(report: &Report, dry_run: bool) -> String {

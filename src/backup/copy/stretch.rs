@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-use super::{Copier, PIECE, whole_pages};
+use super::{Copier, Known, PIECE, whole_pages};
 use crate::archive::encode::Encoder;
 use crate::backup::blocks::BlockSum;
 use crate::backup::checksum::{PAGE, is_sound, unsound};
@@ -34,13 +34,13 @@ pub struct Tools {
 /// What became of a stretch; its bytes are in the tools.
 #[derive(Default)]
 pub struct Stretch {
-    /// How many bytes were read.
+    /// How many bytes were read, or left unread because they are the parent's.
     pub count: u64,
     /// True where the file ended before the stretch did.
     pub short: bool,
     /// The CRC-32C of what was read, where it has no pages.
     pub crc: u32,
-    /// The sums of its pages, where it has pages.
+    /// The sums of its pages, read or not, where it has pages.
     pub sums: Vec<BlockSum>,
     /// How many pages differ from what was known.
     pub changed: u32,
@@ -82,13 +82,14 @@ enum Bytes {
 }
 
 impl Copier<'_> {
-    /// Reads and encodes the bytes of a file in that range; with `known` only the blocks that differ.
+    /// Reads and encodes the bytes of a file in that range; with `known` only the blocks that differ,
+    /// and those are not even read of which that is known.
     pub(super) fn stretch(
         &self,
         source: &SourceFile,
         file: &File,
         (offset, end): (u64, u64),
-        known: Option<&[BlockSum]>,
+        known: Option<&Known<'_>>,
         tools: &mut Tools,
     ) -> Result<Stretch, BackupError> {
         let mut done = Stretch::default();
@@ -96,7 +97,18 @@ impl Copier<'_> {
         tools.runs.clear();
         while offset + done.count < end && !done.short {
             let at = offset + done.count;
-            let wanted = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            let mut wanted = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            if let Some(known) = known {
+                let first = at / PAGE as u64;
+                let (must_read, until) = known.alike(first, first + (wanted / PAGE) as u64);
+                wanted = (until - first) as usize * PAGE;
+                if !must_read {
+                    done.sums.extend(&known.sums[first as usize..until as usize]);
+                    done.count += wanted as u64;
+                    self.watcher.advance(wanted as u64);
+                    continue;
+                }
+            }
             let (mut count, damaged) = self.read(source, file, &mut tools.plain[..wanted], at)?;
             done.short = count < wanted;
             if source.first_block.is_some() {
@@ -106,7 +118,7 @@ impl Copier<'_> {
                 done.sums.extend(pages.iter().map(BlockSum::of));
                 if let Some(known) = known {
                     let (first, sums) = ((at / PAGE as u64) as usize, &done.sums[before..]);
-                    let differs = |page: usize| known.get(first + page) != Some(&sums[page]);
+                    let differs = |page: usize| known.sums.get(first + page) != Some(&sums[page]);
                     done.changed += runs::append(&tools.plain[..count], first as u32, differs, &mut tools.runs);
                 }
             } else {

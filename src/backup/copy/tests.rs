@@ -14,6 +14,7 @@ fn copier(spool: &Path, encoding: Encoding) -> Copier<'static> {
         pages: true,
         settled: 0,
         parent: None,
+        changes: None,
         pace: Pace::new(0),
         watcher: &Unwatched,
         next: AtomicU64::new(0),

@@ -55,6 +55,7 @@ impl Run<'_> {
             encoding: self.claim.encoding,
             tablespaces: copied.tree.tablespaces,
             checksums: copied.checksums,
+            found_by: self.parent.map(|_| copied.found_by),
             damaged_pages: damaged
                 .map(|file| DamagedPages { path: file.path.clone(), blocks: file.damaged.clone() })
                 .collect(),

@@ -68,7 +68,7 @@ pub fn take_of(
     let timeline = facts.timeline;
     let run =
         Run { request, archive: &archive, label, pgdata, control, workplace, claim, parent, timeline, sent: true };
-    let copied = run.copy(&mut session, index, NEVER_SETTLED)?;
+    let copied = run.copy(&mut session, index, NEVER_SETTLED, None)?;
     run.end(&staging, copied, session, spaces, started)
 }
 

@@ -101,6 +101,7 @@ fn backup(hour: u32, timeline: u32, first: u64, last: u64, stopped: i64) -> Desc
         encoding: Encoding::Zstd,
         tablespaces: Vec::new(),
         checksums: true,
+        found_by: None,
         damaged_pages: Vec::new(),
         node: "db1".into(),
         role: "primary".into(),
