@@ -286,6 +286,47 @@ fn what_no_wal_names_is_not_read_and_without_summaries_all_is_compared() {
 }
 
 #[test]
+fn a_chain_over_primary_and_standby_trusts_summaries_only_where_the_standby_has_come_far_enough() {
+    let sshd = sshd::Sshd::start();
+    sshd::own(&sshd.key());
+    let mut scene = Scene::with_nodes("both", &["alpha", "beta"]).reached_through(&sshd);
+    let how = summarize(&scene.alpha);
+    table(&scene.alpha, "t", 1000);
+    scene.alpha.execute("vacuum t");
+    let mut beta = scene.alpha.base_backup("beta");
+    beta.follow(&scene.alpha).set("archive_mode", "off").start();
+    scene.layout.node_mut("beta").serve(&beta);
+    scene.layout.write();
+    let take = |node: &str, kind: &[&str]| {
+        let words = [&["take", "--place", "beta", "--json"], kind].concat();
+        let outcome = scene.layout.program(node, "base-backup").args(words).run().expect_ok();
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"))
+    };
+    let mut change = |round: u32| {
+        let update = format!("update t set id = -id where id % 300 = {round}");
+        each(&scene.alpha, &[&update, "checkpoint"]);
+        beta.wait_replayed(&scene.alpha.wal_position(), PATIENCE);
+        // Wakes its summarizer, which on a standby may sleep for half a minute.
+        beta.reload();
+    };
+    take("alpha", &[]);
+    change(1);
+    let second = take("beta", &["--incremental"]);
+    // Nothing has let the standby begin anywhere else since, so it begins before the parent has ended.
+    let third = take("beta", &["--incremental"]);
+    change(2);
+    let fourth = take("alpha", &["--incremental"]);
+    let found: Vec<_> = [&second, &third, &fourth].map(|it| it["found_by"].clone()).into();
+    assert_eq!(found, [how, "comparing", how], "{second:#} {third:#} {fourth:#}");
+    scene.archive_everything();
+    for taken in [second, fourth] {
+        let copy = scene.recover(&label(&taken), &["--place", "beta"]);
+        assert_eq!(content(&copy, "t"), content(&scene.alpha, "t"));
+        check_everything(copy);
+    }
+}
+
+#[test]
 fn no_change_is_missed_that_neither_lsn_nor_mtime_tells() {
     let mut scene = Scene::new("sly");
     for name in ["a", "b"] {

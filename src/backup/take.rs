@@ -225,6 +225,7 @@ impl Run<'_> {
     fn changes(&self, session: &mut Session, start: Lsn) -> Result<Option<Changes>, BackupError> {
         let Some(parent) = self.parent else { return Ok(None) };
         let checksums = self.control.checksums && session.has_usual_layout()?;
+        self.request.watcher.phase("waiting for WAL summaries");
         let begun = Begun { start, timeline: self.timeline, checksums };
         match summaries::since(session, parent.description(), begun) {
             Ok(changes) => {
