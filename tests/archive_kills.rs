@@ -1,6 +1,8 @@
 //! `kill -9`, two hundred times, while a server archives over ssh: whatever was acknowledged is there, whole and the
 //! same, no final name is ever half a file, and every queue runs empty.
 //!
+//! One major version is enough: who is killed are our own programs.
+//!
 //! `PGWARM_TEST_SEED` repeats a run. The test offers segments beside the server's own archiver, which sits out ten
 //! seconds after each call that is killed under it; so most victims are the test's calls.
 

@@ -1,5 +1,7 @@
 //! `kill -9` of `relay-wal` and of the far end, at any moment: what is there is whole, and in the end all is there.
 //!
+//! One major version is enough: who is killed are our own programs.
+//!
 //! `PGWARM_TEST_SEED` repeats a run.
 
 mod support;

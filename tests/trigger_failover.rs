@@ -166,7 +166,11 @@ fn a_warm_a_hot_and_a_dr_node_follow_the_new_timeline() {
         scene.on_mut(shipped_to).set("primary_conninfo", "").reload();
     }
     scene.stop("epsilon");
+    let begun = |scene: &Scene| scene.on("epsilon").log().matches("consistent recovery state").count();
+    let before = begun(&scene);
     scene.on_mut("epsilon").set("hot_standby", "off").set("primary_conninfo", "").launch();
+    // Before it replays nobody can say what it is, and nobody is promoted beside it.
+    wait_until(PATIENCE, "the warm one replays", || begun(&scene) > before);
     scene.insert("alpha", 10);
     scene.on("alpha").switch_wal();
     scene.insert("alpha", 5);
