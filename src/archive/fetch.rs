@@ -261,7 +261,8 @@ impl Fetcher {
             if let Some(reader) = archive.store.open(&layout::stored(name, encoding))? {
                 // Into its own archive a superseded primary may have put what lies behind the fork. A standby would
                 // replay it before it learns of the new timeline; a restore may have been told to follow the old one.
-                if !thorough && name.holds_wal() && claims::closes(&archive, name)? {
+                // What this node's own archive knows was asked before.
+                if !thorough && !site.own && name.holds_wal() && claims::closes(&archive, name)? {
                     let place = archive.store.place();
                     log::warn!("'{name}' in the {place} is not served: a later timeline left its own before it");
                     return Ok(None);
