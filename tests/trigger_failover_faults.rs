@@ -9,6 +9,7 @@ mod scene;
 mod sshd;
 
 use std::fs;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ use support::{PATIENCE, Stop, wait_until};
 /// The claim of a node that is gone.
 const CLAIM: &str = r#"{ "format": 1, "timeline": 2, "parent": 1, "fork": null, "segment_size": 1048576,
     "node": "delta", "id": "somebody", "state": "claimed", "at": "2026-01-01T00:00:00+00:00" }"#;
+
+/// The journal of the operation that is under way, in a spool.
+const CURRENT: &str = "failover/current.journal";
 
 /// An address whose packets go nowhere: the queue of those who wait to be let in is full, so nothing is answered.
 struct BlackHole {
@@ -85,13 +89,22 @@ fn a_claim_of_another_node_is_taken_over_only_where_that_is_asked_for() {
     assert!(!scene.journal("delta").contains(scene::PROMOTES), "it was killed too late for this test");
     let refusal = refused(scene.trigger("beta", &[]), "claimed");
     assert!(refusal.stderr.contains("timeline 2 of node delta"), "{refusal}");
-    // Given up there, it is in nobody's way, and delta is the standby that it was.
+    // One that may have been told to open is not given up while it runs: it might open without a claim.
+    let lines = fs::OpenOptions::new().append(true).open(scene.layout.node("delta").spool.join(CURRENT));
+    writeln!(lines.expect("because delta was killed"), r#"{{"at":"2026-01-01T00:00:00+00:00",{}}}"#, scene::PROMOTES)
+        .expect("because the journal is ours");
+    let refusal = scene.trigger("delta", &["--abort"]).expect_code(20);
+    assert!(refusal.stderr.contains("at any moment") && claim.exists(), "{refusal}");
+    // Given up once it is stopped, it is in nobody's way, and delta is the standby that it was.
+    scene.stop("delta");
     let said = scene.trigger("delta", &["--abort"]).expect_ok();
     assert!(said.stdout.contains("given up"), "{said}");
     assert!(!claim.exists() && scene.on("delta").in_recovery());
     assert!(scene.trigger("delta", &["--abort"]).expect_ok().stdout.contains("nothing is under way"));
     // A node that is gone cannot give anything up.
-    scene.power_off("delta");
+    let data = scene.on("delta").pgdata();
+    scene.on("delta").tool("pg_ctl").args(["stop", "-m", "immediate", "-D"]).arg(&data).run().expect_ok();
+    scene.sshd("delta").stop();
     write_file(&claim, CLAIM);
     refused(scene.trigger("beta", &[]), "claimed");
     let report = scene.trigger_json("beta", &["--take-claim"]);

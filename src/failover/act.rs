@@ -161,6 +161,9 @@ fn carry_out(
         }
     }
     let failure = Failure::new(Class::Timeout, "the facts went on changing while the plan was carried out");
+    if is_past_return(&journal) {
+        return finish::opened(scene, journal, failure.hinted("Run trigger-failover again."), begun);
+    }
     Err(taken_back(scene, journal, failure))
 }
 

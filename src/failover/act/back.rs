@@ -5,6 +5,8 @@ use super::{Scene, claim, is_past_return, promote, receiver, switchover, takes_w
 use crate::archive::left_out;
 use crate::error::{Class, Failure};
 use crate::failover::journal::Journal;
+use crate::postgres::own_settings::{self, Signal};
+use crate::postgres::server::Status;
 
 /// Gives an operation up that was cut short, as far as there is a way back.
 pub fn abort(scene: &Scene<'_>) -> Result<String, Failure> {
@@ -12,12 +14,35 @@ pub fn abort(scene: &Scene<'_>) -> Result<String, Failure> {
     let Some(journal) = Journal::unfinished(&scene.spool)? else {
         return Ok("nothing is under way".to_owned());
     };
-    if is_past_return(&journal) && takes_writes(scene) {
-        return Err(Failure::new(Class::Refused, "this server has been promoted already; there is no way back")
-            .hinted("Run trigger-failover again: it goes on where it was."));
+    if is_past_return(&journal) {
+        if takes_writes(scene) {
+            return Err(Failure::new(Class::Refused, "this server has been promoted already; there is no way back")
+                .hinted("Run trigger-failover again: it goes on where it was."));
+        }
+        if !is_standby_at_rest(scene)? {
+            let text = "this server may have been told to open already, and may open at any moment";
+            return Err(Failure::new(Class::Refused, text).hinted(
+                "Run trigger-failover again: it goes on where it was. To give it up all the same, stop this server and \
+                 run 'trigger-failover --abort' again, which starts it as the standby that it was.",
+            ));
+        }
+        // What was told to its receiver is taken back in a session.
+        promote::start(scene)?;
     }
     roll_back(scene, journal, "given up by hand")?;
     Ok("given up: nothing is claimed any more, and this server is the standby that it was".to_owned())
+}
+
+/// True where the own server is stopped and starts next as the standby that it was, whatever it was told: a promotion
+/// that it never came to is forgotten with its processes, and one that it came to takes `standby.signal` away.
+fn is_standby_at_rest(scene: &Scene<'_>) -> Result<bool, Failure> {
+    let pgdata = scene.pgdata();
+    let told = pgdata.join(&scene.config.restore.trigger);
+    let told = told
+        .try_exists()
+        .map_err(|error| Failure::new(Class::Storage, format!("cannot look at '{}': {error}", told.display())))?;
+    let stopped = scene.server.status()? == Status::Down;
+    Ok(stopped && !told && own_settings::signal(&pgdata)? == Some(Signal::Standby))
 }
 
 /// Takes back what was done, and says so with what went wrong.
