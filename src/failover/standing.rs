@@ -28,8 +28,10 @@ pub enum Standing {
 /// Puts together what is known of a node. `fenced`: it is proven to be stopped.
 pub fn standing(other: &Other, policy: &Policy, fenced: Option<&str>) -> Standing {
     let contact = other.contact.within(policy.age_max);
-    // Each look asks anew, so this came after the fence: somebody has started it again.
-    if let (Some(how), false) = (fenced, matches!(contact, Some(Contact::Primary))) {
+    // Each look asks anew, so this came after the fence: somebody has started it again. One that lets nobody in yet may
+    // take writes in a moment.
+    let lives = matches!(contact, Some(Contact::Primary | Contact::Answers(_)));
+    if let (Some(how), false) = (fenced, lives) {
         return Standing::Down(how.to_owned());
     }
     let serving = other.view.within(policy.age_max).map(|view| view.server);

@@ -148,8 +148,9 @@ proptest! {
             let surely = matches!(fresh, Some(Contact::Primary | Contact::Hung(_)));
             let standby = machine == Some(Serving::Standby) && !surely;
             let may = (writes && !standby) || machine == Some(Serving::Primary);
-            // A fence counts for nothing against a server that says that it takes writes.
-            let fenced = seen.is_fenced(&other.name) && !matches!(fresh, Some(Contact::Primary));
+            // A fence counts for nothing against a server that answers afterwards.
+            let answers = matches!(fresh, Some(Contact::Primary | Contact::Answers(_)));
+            let fenced = seen.is_fenced(&other.name) && !answers;
             prop_assert!(!may || fenced || fences_first(&plan, &other.name), "{}", other.name);
         }
     }
