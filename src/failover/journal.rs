@@ -81,8 +81,12 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(ArchiveError::io("read", path)(error)),
         };
-        let lines = read(&text);
-        let whole = text.rfind('\n').map_or(0, |at| at + 1) as u64;
+        let (lines, whole) = read(&text).map_err(|number| ArchiveError::Refused {
+            reason: format!("line {number} of '{}' cannot be understood", path.display()),
+            hint: "Nothing is done on a guess. See with check-node what every server is; where no promotion is under way, \
+                   move the file away and run this again."
+                .to_owned(),
+        })?;
         if lines.is_empty() || matches!(lines.last(), Some(Line { entry: Entry::Ended { .. }, .. })) {
             let journal = Journal { file: open(&path, whole)?, folder, lines };
             journal.put_away()?;
@@ -222,12 +226,20 @@ fn open(path: &Path, length: u64) -> Result<File, ArchiveError> {
     Ok(file)
 }
 
-/// Every whole line; what cannot be understood was cut short.
-fn read(text: &str) -> Vec<Line> {
-    text.split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-        .map_while(|line| serde_json::from_str(line).ok())
-        .collect()
+/// Every line, and where the last one ends, in bytes. What a crash cut short lacks its end, or its middle where the end
+/// came to the disk first: it counts for nothing. Fails with the number of a line that is whole and not understood.
+fn read(text: &str) -> Result<(Vec<Line>, u64), usize> {
+    let (mut lines, mut end) = (Vec::new(), 0);
+    for (at, line) in text.split_inclusive('\n').enumerate() {
+        let cut_short = !line.ends_with('\n') || line.contains('\0');
+        match serde_json::from_str(line) {
+            Ok(understood) if line.ends_with('\n') => lines.push(understood),
+            _ if cut_short && end + line.len() == text.len() => break,
+            _ => return Err(at + 1),
+        }
+        end += line.len();
+    }
+    Ok((lines, end as u64))
 }
 
 #[cfg(test)]
@@ -256,6 +268,30 @@ mod tests {
         assert!(journal.has_done("promote"));
         journal.end("done")?;
         assert!(Journal::unfinished(&spool)?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_that_came_to_the_disk_in_part_hides_none_behind_it_and_a_strange_one_is_said() -> Result<(), ArchiveError>
+    {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        let spool = Spool::new(folder.path());
+        drop(Journal::begin(&spool, "beta", &policy())?);
+        let path = super::folder(&spool).join(CURRENT);
+        let add = |text: &[u8]| {
+            let file = OpenOptions::new().append(true).open(&path);
+            file.and_then(|mut file| file.write_all(text)).expect("because it is ours");
+        };
+        add(b"\0\0\0\0,\"entry\":\"ended\"}\n");
+        let mut journal = Journal::unfinished(&spool)?.expect("because it was not ended");
+        journal.note(Entry::Begins { step: Step::Promote })?;
+        drop(journal);
+        let journal = Journal::unfinished(&spool)?.expect("because it was not ended");
+        assert!(journal.has_begun("promote"));
+        drop(journal);
+        add(b"{\"at\":\"now\",\"entry\":\"of a later release\"}\n");
+        let refused = Journal::unfinished(&spool).err().expect("because nobody knows what was begun");
+        assert!(refused.to_string().contains("line 3 of"), "{refused}");
         Ok(())
     }
 
