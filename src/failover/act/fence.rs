@@ -17,9 +17,10 @@ use crate::system::process::Call;
 /// $1: the data directory; $2: how many tenths of a second each way of stopping gets.
 ///
 /// A frozen process takes no signal but the last one, so that comes in the end whatever happens. Everything that has
-/// the data directory as its working directory counts.
+/// the data directory as its working directory counts; only its owner and root see where a process works.
 const STOP: &str = r#"echo "pgwarm-answer 1"
 dir=$(cd -- "$1" && pwd -P) || { echo "no such directory"; exit 1; }
+[ -O "$dir" ] || [ "$(id -u)" = 0 ] || { echo "$(id -un) does not own $dir"; exit 1; }
 left() {
   for p in /proc/[0-9]*; do
     [ "$(readlink "$p/cwd" 2>/dev/null)" = "$dir" ] || continue
@@ -75,11 +76,37 @@ fn over_ssh(scene: &Scene<'_>, name: &str, limit: Duration) -> Result<String, Fa
     let outcome = remote.run(STOP, &[&pgdata, &tenths], None, deadline);
     let outcome = outcome.map_err(|error| Failure::from(error).hinted(hint.clone()))?;
     let said = peer::answer(&outcome).map(|text| String::from_utf8_lossy(text).trim().to_owned());
-    match said.filter(|_| outcome.status.is_success()) {
-        Some(said) => Ok(said),
-        None => {
-            let text = format!("{name} could not be stopped over ssh: {}", outcome.complaint());
-            Err(Failure::new(Class::Remote, text).hinted(hint))
+    match said {
+        Some(said) if outcome.status.is_success() => Ok(said),
+        said => {
+            // The script says itself what is in its way; what fails before it is on the other stream.
+            let why = said.filter(|said| !said.is_empty()).unwrap_or_else(|| outcome.complaint());
+            Err(Failure::new(Class::Remote, format!("{name} could not be stopped over ssh: {why}")).hinted(hint))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stop(directory: &str) -> (bool, String) {
+        let call = Call::new("sh").args(["-c", STOP, "sh", directory, "10"]);
+        let outcome = call.run(Deadline::after(Duration::from_secs(20))).expect("because there is a shell");
+        (outcome.status.is_success(), String::from_utf8_lossy(&outcome.stdout).into_owned())
+    }
+
+    #[test]
+    fn who_cannot_see_the_processes_of_a_server_proves_nothing() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (stopped, said) = stop(&folder.path().display().to_string());
+        assert!(stopped && said.ends_with("it was stopped\n"), "{said}");
+        let (stopped, said) = stop("/nonexistent");
+        assert!(!stopped && said.contains("no such directory"), "{said}");
+        if !rustix::process::geteuid().is_root() {
+            let (stopped, said) = stop("/");
+            assert!(!stopped && said.contains("does not own /"), "{said}");
+        }
+        Ok(())
     }
 }
