@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::ocf::Ocf;
-use super::parameters::RepMode;
+use super::parameters::{Name, RepMode};
 use crate::wal::Lsn;
 
 /// The score of the primary, and of who is to become it.
@@ -256,6 +256,13 @@ pub fn alone(mode: RepMode, own: &Candidate, others: &[Candidate]) -> Score {
     let worth = |it: &Candidate| (it.at, latest(it), std::cmp::Reverse(it.node.clone()));
     let rank = others.iter().filter(|it| leads(it) && worth(it) > worth(own)).count();
     Score::Of(if rank == 0 { PRIMARY } else { less(PROMOTABLE, rank) })
+}
+
+/// The nodes that are in the cluster no more, by its list of members. None where the list lacks the member that asks:
+/// such a list is not the cluster's, and from an empty one everybody would be gone.
+pub fn lost<'a>(members: &str, own: &str, others: impl Iterator<Item = &'a Name>) -> Option<BTreeSet<String>> {
+    let there = |member: &str| members.split_whitespace().any(|it| same(it, member));
+    there(own).then(|| others.filter(|name| !there(&name.member)).map(|name| name.node.clone()).collect())
 }
 
 /// A position with its timeline, as `RESOURCE-xlog-loc` holds it: eight digits and sixteen, so that they compare as

@@ -81,9 +81,10 @@ fn lost(agent: &Agent) -> Result<BTreeSet<String>, Failure> {
         return Ok(BTreeSet::new());
     }
     let members = agent.ask(&Ask::Members)?.unwrap_or_default();
-    let there = |member: &str| members.split_whitespace().any(|it| it.eq_ignore_ascii_case(member));
-    let lost: BTreeSet<String> =
-        agent.others().filter(|name| !there(&name.member)).map(|name| name.node.clone()).collect();
+    let lost = judge::lost(&members, &agent.member(), agent.others()).ok_or_else(|| {
+        let text = format!("the cluster's list of members, '{members}', lacks this one, '{}'", agent.member());
+        Failure::new(Class::Remote, text)
+    })?;
     if !lost.is_empty() {
         log::warn!("the cluster vouches for {} to be stopped", lost.iter().cloned().collect::<Vec<_>>().join(", "));
     }

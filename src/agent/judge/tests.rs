@@ -126,3 +126,12 @@ fn positions_survive_as_text_and_compare_as_text() {
     assert!(location(low) < location(high));
     assert_eq!(parse_location("nonsense"), None);
 }
+
+#[test]
+fn a_list_of_members_without_the_one_that_asks_says_nothing_of_the_others() {
+    let others = [Name { member: "db2".to_owned(), node: "beta".to_owned() }];
+    let gone = |members: &str| lost(members, "db1", others.iter());
+    assert_eq!(gone("DB1 db2\n"), Some(BTreeSet::new()));
+    assert_eq!(gone("db1"), Some(BTreeSet::from(["beta".to_owned()])));
+    assert_eq!((gone(""), gone("db3 db2")), (None, None));
+}
