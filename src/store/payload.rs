@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -14,7 +14,7 @@ use super::Encoding;
 ///
 /// A small one lives in memory, since writing what is read again at once is the larger part of the work; a large one
 /// lives in its file, so that memory does not grow with the segment size.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Payload {
     /// The file that holds the stored bytes, or will hold them once [`Payload::write_file`] was called.
     pub file: PathBuf,
@@ -26,18 +26,22 @@ pub struct Payload {
     pub encoding: Encoding,
     /// Known from the beginning for a file; made of what is in memory once somebody asks.
     sha256: Arc<OnceLock<[u8; 32]>>,
+    /// True once what is in memory stands in the file too.
+    written: Arc<Mutex<bool>>,
 }
 
 impl Payload {
     /// Bytes in memory; `file` is where they go if somebody needs them there.
     pub fn in_memory(file: PathBuf, bytes: Vec<u8>, encoding: Encoding) -> Payload {
         let size = bytes.len() as u64;
-        Payload { file, memory: Some(Arc::new(bytes)), size, encoding, sha256: Arc::default() }
+        let memory = Some(Arc::new(bytes));
+        Payload { file, memory, size, encoding, sha256: Arc::default(), written: Arc::default() }
     }
 
     /// A file that was hashed while it was written.
     pub fn hashed(file: PathBuf, size: u64, sha256: [u8; 32], encoding: Encoding) -> Payload {
-        Payload { file, memory: None, size, encoding, sha256: Arc::new(OnceLock::from(sha256)) }
+        let sha256 = Arc::new(OnceLock::from(sha256));
+        Payload { file, memory: None, size, encoding, sha256, written: Arc::default() }
     }
 
     /// The SHA-256 of these bytes, checked where they arrive.
@@ -75,7 +79,14 @@ impl Payload {
     /// Makes the file exist, for a queue or a later try; nothing is made durable.
     pub fn write_file(&self) -> io::Result<()> {
         let Some(bytes) = &self.memory else { return Ok(()) };
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?.write_all(bytes)
+        // Once it is whole, queues link to it: writing it again would take away what they hold already.
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*written {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
+            file.write_all(bytes)?;
+            *written = true;
+        }
+        Ok(())
     }
 }
 
@@ -85,5 +96,25 @@ struct Shared(Arc<Vec<u8>>);
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_that_queues_link_to_is_not_written_again() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (file, queued) = (folder.path().join("payload"), folder.path().join("queued"));
+        let payload = Payload::in_memory(file.clone(), b"whole".to_vec(), Encoding::None);
+        payload.write_file()?;
+        fs::hard_link(&file, &queued)?;
+        // Whatever is done to the file is seen through the link.
+        fs::write(&queued, b"as it was left")?;
+        payload.clone().write_file()?;
+        assert_eq!(fs::read(&queued)?, b"as it was left");
+        Ok(())
     }
 }
