@@ -40,11 +40,19 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => return Ok(Taken::Busy { owner: owner(&mut file)? }),
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(own_words().as_bytes())?;
+        // The lock is ours, and on a full disk it must be, or nothing could be removed there any more.
+        if let Err(error) = sign(&mut file) {
+            log::debug!("'{}' does not say who holds it: {error}", path.display());
+        }
         Ok(Taken::Held(Lock { _file: file }))
     }
+}
+
+/// Writes down who has the lock.
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(own_words().as_bytes())
 }
 
 /// What the owner wrote; an owner that has only just taken the lock may not have written yet.
@@ -110,6 +118,12 @@ mod tests {
         child.wait()?;
         assert!(busy);
         assert!(matches!(Lock::try_take(&path)?, Taken::Held(_)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_disk_does_not_keep_a_lock_from_being_taken() -> io::Result<()> {
+        assert!(matches!(Lock::try_take(Path::new("/dev/full"))?, Taken::Held(_)));
         Ok(())
     }
 
