@@ -118,8 +118,38 @@ pub fn report_primary(config: &Config, sites: &Sites, spool: &Spool, pgdata: &Pa
     let number = control.redo.segment(control.segment_size);
     let oldest = SegmentName::new(control.checkpoint_timeline, number, control.segment_size);
     let record = Record::new(&config.local.node, "primary: its last checkpoint", oldest);
-    for archive in sites.all().filter_map(|site| site.opened()) {
-        record.write(&archive)?;
-    }
+    report(&record, sites.all().filter_map(|site| site.opened()));
     durable::replace(&mark, b"").map_err(ArchiveError::io("write", mark))
+}
+
+/// Writes a record wherever that can be done: an archive that does not take it now keeps what it has, which needs more.
+fn report(record: &Record, archives: impl Iterator<Item = Archive>) {
+    for archive in archives {
+        if let Err(error) = record.write(&archive) {
+            log::debug!("what {} needs is not reported to the {}: {error}", record.who, archive.store.place());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::archive::identity::Identity;
+    use crate::store::memory::MemoryStore;
+    use crate::wal::{SegmentNumber, SegmentSize, SystemId, TimelineId};
+
+    #[test]
+    fn an_archive_that_is_away_keeps_no_record_from_the_others() -> Result<(), ArchiveError> {
+        let size = SegmentSize::new(1 << 20).expect("because 1 MiB is a size");
+        let open = |store: Arc<MemoryStore>| Archive { store, identity: Identity::new("main", SystemId(7), size) };
+        let (away, there) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+        away.remove_root();
+        let record = Record::new("alpha", "a test", SegmentName::new(TimelineId(1), SegmentNumber(3), size));
+        assert!(record.write(&open(Arc::clone(&away))).is_err(), "the first one takes it, so nothing is tested");
+        report(&record, [open(away), open(Arc::clone(&there))].into_iter());
+        assert_eq!(read(&open(there), "alpha")?, Some(record));
+        Ok(())
+    }
 }

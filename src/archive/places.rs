@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime};
 
 use super::ArchiveError;
@@ -100,9 +100,13 @@ impl Site {
         Ok(archive)
     }
 
-    /// The archive where it is open already; nothing is opened.
+    /// The archive where it is open already; nothing is opened, and nobody waited for who is opening it.
     pub fn opened(&self) -> Option<Archive> {
-        self.lock().clone()
+        match self.open.try_lock() {
+            Ok(open) => open.clone(),
+            Err(TryLockError::Poisoned(open)) => open.into_inner().clone(),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Forgets the open archive, so that the next use opens it anew.
