@@ -16,7 +16,7 @@ mod checked;
 mod landing;
 
 pub use checked::check_file;
-pub use landing::{landing, sweep_landings};
+pub use landing::{land, landing, sweep_landings};
 
 use super::ArchiveError;
 use super::claims::{self, Served};

@@ -4,13 +4,16 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::act::Scene;
 use super::observation::{Commit, Observation, View};
 use super::observe::peer;
-use crate::archive::fetch::{Answer, Asker, Fetcher, landing};
+use crate::archive::ArchiveError;
+use crate::archive::fetch::{Answer, Asker, Fetcher, land, landing, sweep_landings};
 use crate::error::Failure;
 use crate::system::clock::Deadline;
 use crate::wal::commit::{Ended, end_of, walk};
@@ -48,6 +51,7 @@ impl fmt::Display for Lost {
 /// Reads the WAL that others hold behind a position. None where nobody has any.
 pub fn look(scene: &Scene<'_>, seen: &Observation, behind: Lsn) -> Option<Lost> {
     let own = seen.own.is()?;
+    sweep_landings(&beside(scene, "any"));
     let mut lost = Lost { transactions: 0, first: None, last: None, segments: 0 };
     for number in held(seen, own, behind).into_iter().take(SEGMENTS_MAX) {
         let name = SegmentName::new(own.history.timeline, number, own.segment_size);
@@ -78,13 +82,20 @@ fn held(seen: &Observation, own: &View, behind: Lsn) -> BTreeSet<SegmentNumber> 
     numbers
 }
 
+/// Where what is read lies for a moment: nobody else reads the spool.
+fn beside(scene: &Scene<'_>, name: impl fmt::Display) -> PathBuf {
+    scene.spool.root().join(format!("lost-{name}"))
+}
+
 /// A segment from wherever it is, in a file without a name.
 fn read(scene: &Scene<'_>, seen: &Observation, name: SegmentName, own: &View) -> Result<Option<File>, Failure> {
     let fetcher = Fetcher::new(scene.config, &scene.sites);
     let asker = Some(Asker { system: own.system, segment_size: own.segment_size });
-    let wrong = |error: std::io::Error| Failure::new(crate::error::Class::Storage, error.to_string());
+    let target = beside(scene, name);
+    let wrong = |error: io::Error| Failure::from(ArchiveError::io("keep a copy of", &target)(error));
+    scene.spool.prepare()?;
     for wanted in [WalName::Segment(name), WalName::Partial(name)] {
-        let path = landing(&std::env::temp_dir().join(name.to_string()));
+        let path = landing(&target);
         if let Ok(Answer::Handed(_)) = fetcher.fetch(wanted, &path, asker, true) {
             let file = File::open(&path).map_err(wrong)?;
             fs::remove_file(&path).map_err(wrong)?;
@@ -96,8 +107,7 @@ fn read(scene: &Scene<'_>, seen: &Observation, name: SegmentName, own: &View) ->
         let deadline = Deadline::after(scene.config.restore.deadline);
         let content = peer::segment(scene.config, scene.node(&other.name)?, name, own.segment_size.bytes(), deadline)?;
         if let Some(content) = content {
-            let path = landing(&std::env::temp_dir().join(name.to_string()));
-            fs::write(&path, content).map_err(wrong)?;
+            let path = land(&target, &content).map_err(wrong)?;
             let file = File::open(&path).map_err(wrong)?;
             fs::remove_file(&path).map_err(wrong)?;
             return Ok(Some(file));

@@ -1,6 +1,8 @@
 //! Names beside a target, under which a file is checked before it takes the target's name.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,6 +20,13 @@ pub fn landing(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// Writes a file (0600) of its own beside the target, and gives its path. Nothing is made durable.
+pub fn land(target: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+    let path = landing(target);
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?.write_all(bytes)?;
+    Ok(path)
+}
+
 /// Removes what killed calls left beside the target.
 pub fn sweep_landings(target: &Path) {
     let Some(folder) = target.parent() else { return };
@@ -29,5 +38,24 @@ pub fn sweep_landings(target: &Path) {
             // The next recovery tries again.
             let _ = fs::remove_file(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_lands_is_read_by_nobody_else() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = land(&folder.path().join("segment"), b"wal")?;
+        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path)?, b"wal");
+        // A call that lives keeps what is its own.
+        sweep_landings(&folder.path().join("segment"));
+        assert!(path.exists());
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Next, Scene};
 use crate::archive::ArchiveError;
-use crate::archive::fetch::{Answer, Asker, Fetcher, check_file, landing, sweep_landings};
+use crate::archive::fetch::{Answer, Asker, Fetcher, check_file, land, landing, sweep_landings};
 use crate::archive::spool::remove_if_there;
 use crate::error::{Class, Failure};
 use crate::failover::observation::View;
@@ -95,8 +95,7 @@ fn of_node(
     let Some(content) = peer::segment(scene.config, node, segment, own.segment_size.bytes(), deadline)? else {
         return Ok(None);
     };
-    let path = landing(target);
-    fs::write(&path, content).map_err(ArchiveError::io("write", &path))?;
+    let path = land(target, &content).map_err(ArchiveError::io("write beside", target))?;
     let checked = check_file(&path, expected(segment, own));
     match checked {
         Ok(Some(report)) => Ok(Some(Copy { path, until: report.valid_until, from: format!("pg_wal of {name}") })),
