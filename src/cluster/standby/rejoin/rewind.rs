@@ -252,8 +252,9 @@ pub fn recover(config: &Config, server: &Server) -> Result<(), StandbyError> {
 fn sync_all(pgdata: &Path) -> Result<(), StandbyError> {
     let links = pgdata.join("pg_tblspc");
     let spaces = fs::read_dir(&links).map_err(StandbyError::io("list", &links))?;
-    let spaces = spaces.filter_map(|entry| Some(entry.ok()?.path()));
-    for folder in spaces.chain([pgdata.to_owned()]) {
+    let spaces = spaces.map(|entry| entry.map(|entry| entry.path()).map_err(StandbyError::io("list", &links)));
+    for folder in spaces.chain([Ok(pgdata.to_owned())]) {
+        let folder = folder?;
         let open = File::open(&folder).map_err(StandbyError::io("open", &folder))?;
         rustix::fs::syncfs(&open).map_err(|error| StandbyError::io("make durable", &folder)(error.into()))?;
     }
