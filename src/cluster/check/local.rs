@@ -41,7 +41,7 @@ pub fn gather(config: &Config, files: &[PathBuf]) -> Local {
         shipping: config.archive.shipping,
         discard_confirmed: shipping::confirm(&config.archive).is_ok(),
         broken: shipping::broken_chains(&spool).map(Some).map_err(|error| Failure::from(error).message),
-        worker: config.archive.worker.then(|| worker(&spool.socket())),
+        worker: config.archive.worker.then(|| worker(&spool)),
     }
 }
 
@@ -187,13 +187,14 @@ fn switch(spool: &Spool) -> Told<crate::config::Shipping> {
 }
 
 /// Whether somebody listens on the worker's socket. Its lock is left alone: even a short hold could stop a start.
-fn worker(socket: &Path) -> Worker {
-    match UnixStream::connect(socket) {
+fn worker(spool: &Spool) -> Worker {
+    let connected = spool.reach_socket().and_then(|(path, _folder)| UnixStream::connect(path));
+    match connected {
         Ok(_) => Worker::Running,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             Worker::Resting
         }
-        Err(error) => Worker::Unknown(format!("cannot connect to '{}': {error}", socket.display())),
+        Err(error) => Worker::Unknown(format!("cannot connect to '{}': {error}", spool.socket().display())),
     }
 }
 
@@ -235,12 +236,17 @@ mod tests {
     #[test]
     fn a_socket_nobody_listens_on_is_a_resting_worker() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let socket = folder.path().join("worker.sock");
-        assert_eq!(worker(&socket), Worker::Resting);
-        let listener = std::os::unix::net::UnixListener::bind(&socket)?;
-        assert_eq!(worker(&socket), Worker::Running);
-        drop(listener);
-        assert_eq!(worker(&socket), Worker::Resting);
+        // One whose path is longer than the system call takes is reached all the same.
+        for name in ["spool".to_owned(), "long".repeat(30)] {
+            let spool = Spool::new(&folder.path().join(name));
+            assert_eq!(worker(&spool), Worker::Resting);
+            fs::create_dir(spool.root())?;
+            assert_eq!(worker(&spool), Worker::Resting);
+            let listener = std::os::unix::net::UnixListener::bind(&spool.reach_socket()?.0)?;
+            assert_eq!(worker(&spool), Worker::Running);
+            drop(listener);
+            assert_eq!(worker(&spool), Worker::Resting);
+        }
         Ok(())
     }
 
