@@ -81,7 +81,7 @@ fn take(stream: TcpStream, served: &Arc<AtomicUsize>, board: &Arc<Board>, site: 
         count.fetch_sub(1, Ordering::SeqCst);
         let answer = Answer::text(503, "too many connections\n");
         // Not waited for: the client sees the answer or a closed connection.
-        let _ = stream.set_write_timeout(Some(Duration::from_millis(10))).and_then(|()| send(&stream, &answer, true));
+        let _ = send(&stream, &answer, true, Deadline::after(Duration::from_millis(10)));
         return;
     }
     let thread = std::thread::Builder::new().name("answer".to_owned()).stack_size(STACK);
@@ -103,8 +103,7 @@ fn serve(stream: &TcpStream, board: &Board, site: &Site) -> io::Result<()> {
         Ok(request) => (answer::answer(&request, &board.read(), site), request.method != "HEAD"),
         Err(unfit) => (Answer::text(unfit.status(), unfit.words()), true),
     };
-    stream.set_write_timeout(Some(PATIENCE))?;
-    send(stream, &answer, body)?;
+    send(stream, &answer, body, Deadline::after(PATIENCE))?;
     // The client reads the answer before it sees a reset, even if it sent more than we read.
     stream.shutdown(std::net::Shutdown::Write)
 }
@@ -140,7 +139,8 @@ fn read(mut stream: &TcpStream, deadline: Deadline) -> io::Result<Result<Request
     }
 }
 
-fn send(mut stream: &TcpStream, answer: &Answer, with_body: bool) -> io::Result<()> {
+/// Sends an answer. The deadline is for all of it: a client that takes a little now and then is waited for no longer.
+fn send(mut stream: &TcpStream, answer: &Answer, with_body: bool, deadline: Deadline) -> io::Result<()> {
     let head = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\
          X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
@@ -155,7 +155,21 @@ fn send(mut stream: &TcpStream, answer: &Answer, with_body: bool) -> io::Result<
     if with_body {
         bytes.extend_from_slice(&answer.body);
     }
-    stream.write_all(&bytes)
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let left = deadline.remaining();
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left))?;
+        match stream.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn reason(status: u16) -> &'static str {
@@ -179,5 +193,32 @@ impl Answer {
     /// JSON.
     pub fn json(status: u16, body: &serde_json::Value) -> Answer {
         Answer { status, kind: "application/json", body: format!("{body}\n").into_bytes() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_an_answer_bit_by_bit_is_left_in_time() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut client = TcpStream::connect(listener.local_addr()?)?;
+        let (stream, _) = listener.accept()?;
+        // More than the buffers of both ends hold.
+        let answer = Answer { status: 200, kind: "text/plain", body: vec![b'x'; 64 << 20] };
+        let slow = std::thread::spawn(move || {
+            let mut buffer = vec![0; 256 << 10];
+            // One write waits for each of these reads, and none of them for long.
+            while client.read(&mut buffer).is_ok_and(|count| count > 0) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let sent = send(&stream, &answer, true, Deadline::after(Duration::from_millis(500)));
+        let kind = sent.expect_err("because nobody takes so much so slowly in half a second").kind();
+        assert!(matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{kind}");
+        drop(stream);
+        slow.join().expect("because it only reads");
+        Ok(())
     }
 }
