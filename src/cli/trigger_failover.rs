@@ -287,16 +287,12 @@ fn observed(seen: &Observation, policy: &Policy, palette: Palette) -> String {
     for holder in &seen.archives {
         let words = match holder.holds.is() {
             Some(held) => match held.whole.last() {
-                Some((_, last)) => format!("goes on to segment {last:?} of timeline {}", held.newest.timeline),
+                Some((_, last)) => format!("goes on to segment {} of timeline {}", last.0, held.newest.timeline),
                 None => format!("holds no whole segment behind the end here; newest timeline {}", held.newest.timeline),
             },
             None => format!("cannot be asked: {}", holder.holds.why()),
         };
-        text.push_str(&format!(
-            "archive of {}: {}\n",
-            holder.name,
-            words.replace("SegmentNumber(", "").replace(')', "")
-        ));
+        text.push_str(&format!("archive of {}: {words}\n", holder.name));
     }
     text
 }
