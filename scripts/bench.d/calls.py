@@ -4,7 +4,7 @@ import os
 import shutil
 
 from contenders import Pgwarm
-from machine import Broken, largest_memory, timed_well, wait_for
+from machine import Broken, memory_of, timed_well, wait_for
 from report import Row
 from restoring import call, same, standby
 from server import Server
@@ -56,7 +56,7 @@ def memory(bench):
     wait_for("the worker to start", ours.worker)
     for name in names[1:]:
         measure("archive-wal", *ours.words("archive-wal", server.wal / name))
-    found["worker, archiving"] = largest_memory(ours.worker()["process"])
+    found["worker, archiving"] = memory_of(ours.worker()["process"], "VmHWM")
     ours.settle()
     data = standby(bench.work / "large/standby", server)
     target = data / "pg_wal" / "RECOVERYXLOG"
@@ -66,7 +66,7 @@ def memory(bench):
         measure("restore-wal", *call(ours, name, target, data))
         same(target, server.wal / name)
         wait_for("the worker to start", ours.worker)
-    found["worker, restoring"] = largest_memory(ours.worker()["process"])
+    found["worker, restoring"] = memory_of(ours.worker()["process"], "VmHWM")
     ours.remove()
     shutil.rmtree(server.folder)
     return [Row("memory", name, "MiB at 1 GiB", [value / (1 << 20)], limit=64.0) for name, value in found.items()]

@@ -96,13 +96,13 @@ def end(process):
         pass
 
 
-def largest_memory(process):
-    """VmHWM of a process, in bytes."""
+def memory_of(process, what):
+    """What a process has in memory, in bytes: VmRSS is now, VmHWM the most it ever had."""
     with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as lines:
         for line in lines:
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{what}:"):
                 return int(line.split()[1]) * 1024
-    raise Broken(f"process {process} does not tell its VmHWM")
+    raise Broken(f"process {process} does not tell its {what}")
 
 
 def free_port():

@@ -6,7 +6,7 @@ import subprocess
 import time
 import urllib.request
 
-from machine import Broken, end, free_port, run, say, tail, wait_for
+from machine import Broken, end, free_port, memory_of, run, say, tail, wait_for
 from report import Row
 from server import Server
 
@@ -49,7 +49,7 @@ def watch(contenders, scene, rounds, seconds):
         took = time.monotonic() - begun
         for name, process in contenders.items():
             spent[name].append((ticks(process) - before[name]) / os.sysconf("SC_CLK_TCK") / took * 100)
-            memory[name].append(resident(process) / MIB)
+            memory[name].append(memory_of(process.pid, "VmRSS") / MIB)
     return memory, spent
 
 
@@ -58,15 +58,6 @@ def ticks(process):
     with open(f"/proc/{process.pid}/stat", encoding="ascii", errors="replace") as line:
         fields = line.read().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])
-
-
-def resident(process):
-    """VmRSS of a process, in bytes."""
-    with open(f"/proc/{process.pid}/status", encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    raise Broken(f"process {process.pid} does not tell its VmRSS")
 
 
 class Scene:
