@@ -39,6 +39,7 @@ fn a_flushed_primary_is_held_elsewhere_and_comes_back_if_nobody_took_over() {
     assert!(!scene.on("alpha").in_recovery());
     scene.insert("alpha", 1);
     wait_until(PATIENCE, "the standby goes on", || scene.rows("beta") == 11);
+    scene.archive_gives_back("alpha");
 }
 
 /// The machine of a flushed primary may be switched off: its handover speaks for it.
@@ -57,4 +58,6 @@ fn a_standby_takes_over_from_a_flushed_primary_that_is_off_and_there_is_no_way_b
     scene.insert("beta", 5);
     wait_until(PATIENCE, "the old primary follows", || scene.rows("alpha") == 15);
     assert!(scene.on("alpha").in_recovery());
+    scene.wait_same_rows("beta", "alpha");
+    scene.archive_gives_back("beta");
 }

@@ -102,6 +102,8 @@ fn old_primaries(scene: &mut Scene, cluster: &mut Pacemaker) {
     wait_until(PATIENCE, "it follows", || scene.rows("beta") == 20);
     cluster.monitor("alpha").expect_code(8);
     assert_eq!(cluster.attribute("beta", "data-status"), "STREAMING|ASYNC");
+    scene.wait_same_rows("alpha", "beta");
+    scene.archive_gives_back("alpha");
 }
 
 /// From a cold start, commits waiting for a standby: everybody starts as one, the lock of the other agent means what is
@@ -147,6 +149,7 @@ fn a_first_start_and_commits_that_wait() {
         (cluster.attribute("beta", "data-status").as_str(), cluster.score("beta").as_str()),
         ("DISCONNECT", "-INFINITY")
     );
+    scene.archive_gives_back("alpha");
     // Where the primary dies now, that standby does not lead: it lacks what was committed since.
     kill(scene.on("alpha"));
     cluster.lose("alpha");

@@ -15,12 +15,18 @@ use std::path::Path;
 use scene::Scene;
 use serde_json::Value;
 use support::workspace::{make_dir, write_file};
-use support::{Binaries, Stop};
+use support::{Binaries, Server, Stop};
 
 /// Alpha with a standby beta that has everything.
 fn pair() -> Scene {
-    let scene = Scene::with(&["beta"], |_| {}, |alpha| _ = alpha.set("wal_keep_size", "64MB"));
+    pair_with(|alpha| _ = alpha.set("wal_keep_size", "64MB"))
+}
+
+/// The same, with a backup, which keeps in the archive what no standby needs any more.
+fn pair_with(tune: impl FnOnce(&mut Server)) -> Scene {
+    let scene = Scene::with(&["beta"], |_| {}, tune);
     scene.alpha.execute("create table t as select generate_series(1, 20000) as id");
+    scene.layout.program("alpha", "base-backup").arg("take").run().expect_ok();
     scene.json("beta", &["--from", "alpha"]);
     scene.same_rows("alpha", "beta");
     scene
@@ -76,6 +82,7 @@ fn a_primary_that_was_shut_down_in_order_just_follows() {
     let steps = done["steps"].as_array().expect("because a plan has steps");
     assert!(steps.iter().any(|step| step["step"] == "clone"), "{done:#}");
     alpha_is_back(&scene);
+    scene.archive_gives_back("beta");
 }
 
 #[test]
@@ -95,15 +102,12 @@ fn a_crashed_primary_is_rewound_and_what_only_it_had_is_kept() {
     alpha_is_back(&scene);
     assert_eq!(scene.pgdata("alpha").metadata().map(|it| it.permissions().mode() & 0o777).ok(), Some(0o700));
     assert!(!scene.spool("alpha").join("rewind").exists());
+    scene.archive_gives_back("beta");
 }
 
 #[test]
 fn wal_that_the_old_primary_has_recycled_comes_out_of_the_archive() {
-    let small = |alpha: &mut support::Server| _ = alpha.set("min_wal_size", "2MB").set("max_wal_size", "2MB");
-    let mut scene = Scene::with(&["beta"], |_| {}, small);
-    scene.alpha.execute("create table t as select generate_series(1, 20000) as id");
-    scene.json("beta", &["--from", "alpha"]);
-    scene.same_rows("alpha", "beta");
+    let mut scene = pair_with(|alpha| _ = alpha.set("min_wal_size", "2MB").set("max_wal_size", "2MB"));
     scene.server("beta").promote();
     scene.server("beta").execute("insert into t values (-3)");
     scene.alpha.execute("insert into t values (-1)");
@@ -115,12 +119,12 @@ fn wal_that_the_old_primary_has_recycled_comes_out_of_the_archive() {
     let done = scene.json("alpha", &["--rejoin"]);
     assert_eq!(taken(&done), "rewind-archive", "{done:#}");
     alpha_is_back(&scene);
+    scene.archive_gives_back("beta");
 }
 
 #[test]
 fn a_backup_or_a_new_copy_ends_the_ladder() {
     let mut scene = pair();
-    scene.layout.program("alpha", "base-backup").arg("take").run().expect_ok();
     split(&mut scene, Stop::Fast);
     // Until the segment of the fork is archived on the new timeline, a recovery would take the old one's.
     scene.refused("alpha", &["--rejoin", "--rung", "restore"], "in which the primary's timeline begins");
@@ -132,6 +136,7 @@ fn a_backup_or_a_new_copy_ends_the_ladder() {
     assert_eq!(done["steps"][1]["delta"], true, "{done:#}");
     assert_eq!(done["kept"]["transactions"], 2);
     alpha_is_back(&scene);
+    scene.archive_gives_back("beta");
 }
 
 #[test]
@@ -173,4 +178,5 @@ fn a_rewind_that_died_half_way_never_starts_and_is_replaced() {
     assert_eq!(taken(&done), "clone", "{done:#}");
     assert!(done["rungs"][2]["why"].as_str().is_some_and(|why| why.contains("began and did not end")), "{done:#}");
     alpha_is_back(&scene);
+    scene.archive_gives_back("beta");
 }

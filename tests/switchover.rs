@@ -158,6 +158,7 @@ fn a_switchover_that_fails_is_taken_back() {
     refused(scene.trigger("beta", &["--switchover"]), "not-streaming");
     scene.insert("alpha", 1);
     assert_eq!(scene.rows("alpha"), 11);
+    scene.archive_gives_back("alpha");
 }
 
 /// Once the old primary has been flushed it counts as stopped; but not if somebody has started it again meanwhile.
@@ -183,4 +184,7 @@ fn a_primary_that_was_started_again_after_its_flush_stays_the_only_one() {
     wait_until(PATIENCE, "the segment is archived", || scene.holds("beta", &archived));
     scene.trigger("beta", &["--switchover"]).expect_ok();
     assert_eq!(scene.rows("beta"), 15);
+    scene.insert("beta", 1);
+    scene.wait_same_rows("beta", "alpha");
+    scene.archive_gives_back("beta");
 }

@@ -139,6 +139,41 @@ fn the_dr_node_takes_over_only_where_no_standby_can() {
     scene.archive_gives_back("gamma");
 }
 
+/// The last row of 2warm's table: the dr node is down, and so is the program that relays to it. Nobody waits for it,
+/// the standby takes over as ever, and once it is back a relay gives it all that it lacks.
+#[test]
+fn a_relay_that_is_down_holds_up_nobody_and_catches_up() {
+    let mut scene = Scene::with(&["beta", "gamma"], |layout| {
+        layout.set("archive", "ack", "standby").set("relay", "interval", "1s");
+    });
+    scene.insert("alpha", 5);
+    let relay = scene.call("beta", "relay-wal", &["--loop"]).spawn();
+    let relayed = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "it is relayed", || scene.holds("gamma", &relayed));
+    relay.signal(rustix::process::Signal::KILL);
+    drop(relay);
+    scene.power_off("gamma");
+    scene.insert("alpha", 5);
+    let segment = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "the standby's archive holds it", || scene.holds("beta", &segment));
+    let failed = scene.call("beta", "relay-wal", &[]).run();
+    assert!(failed.code == Some(40) && failed.stderr.contains("gamma"), "{failed}");
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    let report = scene.trigger_json("beta", &[]);
+    assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
+    scene.insert("beta", 5);
+    // It is back, with the same server and the archive as it was.
+    scene.sshd("gamma").restart();
+    scene.on_mut("gamma").start();
+    scene.call("beta", "relay-wal", &[]).run().expect_ok();
+    assert!(scene.holds("gamma", &segment) && scene.holds("gamma", "00000002.history"));
+    scene.archive_gives_back("beta");
+    scene.call("beta", "relay-wal", &[]).run().expect_ok();
+    scene.archive_of_gives_back("gamma", "beta");
+    scene.wait_same_rows("beta", "gamma");
+}
+
 /// A standby that lags is not promoted while another one can be reached that does not; told to, it fetches the rest.
 #[test]
 fn a_standby_that_lags_gives_way_to_a_better_one() {
@@ -226,6 +261,8 @@ fn a_missing_program_is_found_before_and_a_failing_one_is_said_after() {
     assert!(!scene.on("beta").in_recovery());
     scene.trigger("beta", &["--set", "failover.action=true"]).expect_ok();
     assert_eq!(scene.journal("beta"), "");
+    scene.insert("beta", 1);
+    scene.archive_gives_back("beta");
 }
 
 #[test]

@@ -200,12 +200,6 @@ impl Scene {
         self.on(node).query("select count(*) from t").parse().expect("because it is a number")
     }
 
-    /// The answer of a server that one of our programs has started.
-    pub fn by_hand(&self, node: &str, sql: &str) -> String {
-        let asked = self.on(node).tool("psql").args(["-X", "-A", "-t", "-c", sql]).run().expect_ok();
-        asked.stdout.trim().to_owned()
-    }
-
     /// Waits until a standby has replayed everything that the primary has written.
     #[track_caller]
     pub fn wait_caught_up(&self, standby: &str) {
@@ -240,9 +234,17 @@ impl Scene {
     /// began, and every segment from there to the end of the WAL, whoever wrote it.
     #[track_caller]
     pub fn archive_gives_back(&self, primary: &str) {
+        self.archive_of_gives_back(primary, primary);
+    }
+
+    /// The same of another node's archive.
+    #[track_caller]
+    pub fn archive_of_gives_back(&self, node: &str, primary: &str) {
         let last = self.on(primary).switch_wal();
-        wait_until(PATIENCE, &format!("'{last}' is archived"), || self.holds(primary, &last));
-        assert_eq!(every_row(&self.restored_from(primary)), every_row(self.on(primary)));
+        wait_until(PATIENCE, &format!("'{last}' is archived"), || self.holds(node, &last));
+        let restored = self.restored_from(node);
+        assert_eq!(every_row(&restored), every_row(self.on(primary)));
+        assert!(restored.log_has(&format!("restored log file \"{last}\"")), "it went another way");
     }
 
     /// A new server that has recovered from a node's archive to its end.

@@ -140,6 +140,25 @@ impl Scene {
         wait_until(PATIENCE, &format!("'{segment}' is archived"), || stored.exists());
     }
 
+    /// Fails unless alpha's archive gives back every row of the primary's, from its newest backup on.
+    #[track_caller]
+    pub fn archive_gives_back(&self, primary: &str) {
+        let last = self.server(primary).switch_wal();
+        let stored = self.archive().join("wal").join(&last[..16]).join(format!("{last}.zst"));
+        wait_until(PATIENCE, &format!("'{last}' is archived"), || stored.exists());
+        let mut restored = place("restored");
+        restored.set("archive_mode", "off").set("max_connections", 100);
+        let restore = self.layout.program("alpha", "base-backup").args(["restore", "latest", "--to"]);
+        restore.arg(restored.pgdata()).run().expect_ok();
+        let restore = program("restore-wal").display().to_string();
+        let shared = self.layout.shared_file("alpha").display().to_string();
+        restored.set("restore_command", format!("{restore} --config {shared} %f %p")).recovery_signal();
+        restored.start();
+        wait_until(PATIENCE, "the restored server has opened", || !restored.in_recovery());
+        assert_eq!(rows(&restored), rows(self.server(primary)));
+        assert!(restored.log_has(&format!("restored log file \"{last}\"")), "it went another way");
+    }
+
     pub fn archive(&self) -> PathBuf {
         self.layout.node("alpha").archive.clone().expect("because alpha holds one").join(CLUSTER)
     }
