@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "support/archiving.rs"]
+mod archiving;
 #[path = "failover/scene.rs"]
 mod scene;
 #[path = "support/sshd.rs"]
@@ -11,11 +13,13 @@ mod sshd;
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pgwarm::store::Encoding;
 use scene::{Scene, refused};
 use support::workspace::{make_dir, write_file};
-use support::{PATIENCE, Stop, wait_until};
+use support::{PATIENCE, Server, Stop, wait_until};
 
 /// The claim of a node that is gone.
 const CLAIM: &str = r#"{ "format": 1, "timeline": 2, "parent": 1, "fork": null, "segment_size": 1048576,
@@ -265,4 +269,62 @@ fn a_warm_standby_is_told_by_its_trigger_file_and_a_stale_one_tells_nothing() {
     scene.layout.set("restore", "wait", "off").write();
     scene.insert("beta", 1);
     scene.archive_gives_back("beta");
+}
+
+/// Promoted by hand, a former primary offers what every archive refuses: the end of the timeline that it had to
+/// itself, and what it had made ready behind that. It is kept whole, somebody is told, and what follows is archived.
+#[test]
+fn a_former_primary_that_is_promoted_by_hand_archives_on() {
+    let mut scene = Scene::with(&["beta"], |layout| {
+        let told = layout.node("alpha").dir.join("told");
+        let hook = layout.node("alpha").dir.join("hook");
+        write_file(&hook, &format!("for last; do :; done\necho \"$last\" >> {}\n", told.display()));
+        layout.set("notify", "warning", format!("sh {} first", hook.display()));
+    });
+    for _ in 0..4 {
+        scene.insert("alpha", 5);
+        scene.on("alpha").switch_wal();
+    }
+    scene.on("alpha").execute("checkpoint");
+    scene.trigger("beta", &["--switchover"]).expect_ok();
+    let left = segments_of(scene.on("alpha"), "00000001");
+    let contents: Vec<_> = left.iter().map(|path| fs::read(path).expect("because the server keeps it")).collect();
+    for _ in 0..8 {
+        scene.insert("beta", 5);
+        scene.on("beta").switch_wal();
+    }
+    wait_until(PATIENCE, "alpha has everything", || scene.rows("alpha") == 60);
+    scene.stop("beta");
+    scene.on("alpha").promote();
+    scene.insert("alpha", 3);
+    scene.on("alpha").switch_wal();
+    scene.on("alpha").execute("checkpoint");
+    scene.archive_gives_back("alpha");
+    let folder = scene.layout.node("alpha").spool.join("quarantine");
+    let kept = archiving::files(&folder);
+    assert!(!kept.is_empty(), "{}", scene.on("alpha").log());
+    for file in &kept {
+        let name = &name_of(file);
+        let at = left.iter().position(|path| name_of(path) == *name).expect("because alpha left it there");
+        assert!(archiving::decode(file) == contents[at], "'{name}' has changed");
+        assert!(!scene.holds("alpha", name) && !scene.holds("beta", name));
+    }
+    let told = fs::read_to_string(scene.layout.node("alpha").dir.join("told")).unwrap_or_default();
+    assert!(told.contains("went into quarantine"), "{told}");
+    let checked = scene.call("alpha", "check-node", &["alpha"]).run();
+    assert!(checked.stdout.contains("that no archive takes"), "{checked}");
+    scene.call("alpha", "check-archive", &[]).run().expect_ok();
+}
+
+/// The whole segments of a timeline in `pg_wal`.
+fn segments_of(server: &Server, timeline: &str) -> Vec<PathBuf> {
+    let mut found = archiving::files(&server.pgdata().join("pg_wal"));
+    found.retain(|path| name_of(path).len() == 24 && name_of(path).starts_with(timeline));
+    found
+}
+
+/// The name of a file of WAL, whatever form it is stored in.
+fn name_of(file: &Path) -> String {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    Encoding::split(name).0.to_owned()
 }

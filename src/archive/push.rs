@@ -58,6 +58,8 @@ pub struct Pushed {
     pub queued: Vec<String>,
     /// True where it was not shipped at all, because shipping is switched to discard.
     pub discarded: bool,
+    /// Where it is kept that no archive takes, for it is of a timeline that this server has left before it.
+    pub quarantined: Option<PathBuf>,
     /// How large it is as stored, in bytes.
     pub size: u64,
 }
@@ -95,7 +97,10 @@ impl Pusher {
     /// Makes one file safe, as `ack` means it, or says why not. `threads` cores compress it.
     pub fn push(&self, path: &Path, name: WalName, threads: usize, deadline: Deadline) -> Result<Pushed, ArchiveError> {
         match shipping::mode(&self.spool, self.config.archive.shipping)? {
-            Shipping::Armed => self.ship(path, name, threads, deadline),
+            Shipping::Armed => match self.ship(path, name, threads, deadline) {
+                Err(error @ ArchiveError::NotTheWal { .. }) => self.leftover(path, name, error),
+                other => other,
+            },
             Shipping::Refuse => Err(ArchiveError::SwitchedOff {
                 mode: "refuse",
                 detail: format!("'{name}' stays in pg_wal"),
@@ -105,7 +110,7 @@ impl Pusher {
                 shipping::confirm(&self.config.archive)?;
                 shipping::record(&self.spool, name)?;
                 log::warn!("'{name}' is discarded; the chain of WAL is broken and a new base backup is needed");
-                Ok(Pushed { name, stored: Vec::new(), queued: Vec::new(), discarded: true, size: 0 })
+                Ok(Pushed { name, stored: Vec::new(), queued: Vec::new(), discarded: true, quarantined: None, size: 0 })
             }
         }
     }
@@ -120,7 +125,7 @@ impl Pusher {
             delivery = Some(Delivery::new(name, source.stamp, payload));
         }
         let delivery = delivery.expect("because it was made where there was none");
-        let outcome = self.deliver(delivery, &places, origin.as_ref(), deadline);
+        let outcome = self.deliver(delivery, &source, &places, origin.as_ref(), deadline);
         if outcome.is_ok() {
             self.report_position(path);
         }
@@ -199,6 +204,7 @@ impl Pusher {
     fn deliver(
         &self,
         mut delivery: Delivery,
+        source: &Source,
         places: &[Arc<Site>],
         origin: Option<&Origin>,
         deadline: Deadline,
@@ -220,7 +226,10 @@ impl Pusher {
         let mut queued = Vec::new();
         let mut fatal = Vec::new();
         if failures.iter().any(|(_, error)| error.is_superseded()) {
-            self.step_aside(&delivery);
+            if let Some(kept) = self.step_aside(&delivery, source) {
+                delivery::forget(&self.spool, &delivery);
+                return Ok(set_aside(delivery.name, delivery.stored, kept, delivery.payload.size));
+            }
             // That this server has been superseded is what the operator must see before anything else.
             failures.sort_by_key(|(_, error)| !error.is_superseded());
         }
@@ -234,12 +243,32 @@ impl Pusher {
         self.answer(delivery, places, queued, fatal)
     }
 
-    fn step_aside(&self, delivery: &Delivery) {
-        match superseded::step_aside(&self.config, &self.sites, &self.spool, delivery.name, &delivery.payload) {
-            Ok(Some(kept)) => log::warn!("'{}' is kept as '{}'", delivery.name, kept.display()),
-            Ok(None) => {}
-            Err(error) => log::warn!("'{}' stays in pg_wal and nowhere else: {error}", delivery.name),
+    /// Keeps what no archive takes any more. Says where, if that is all that is left to do with it.
+    fn step_aside(&self, delivery: &Delivery, source: &Source) -> Option<PathBuf> {
+        let (name, payload) = (delivery.name, &delivery.payload);
+        let kept = match superseded::step_aside(&self.config, &self.sites, &self.spool, name, payload) {
+            Ok(kept) => kept?,
+            Err(error) => {
+                log::warn!("'{name}' stays in pg_wal and nowhere else: {error}");
+                return None;
+            }
+        };
+        log::warn!("'{name}' is kept as '{}'", kept.display());
+        has_left(&source.path, name).then_some(kept)
+    }
+
+    /// What a primary had made ready to be written when it lost its timeline holds older WAL than its name says. Should
+    /// that server be the primary once more, it may offer it all the same.
+    fn leftover(&self, path: &Path, name: WalName, error: ArchiveError) -> Result<Pushed, ArchiveError> {
+        if !has_left(path, name) {
+            return Err(error);
         }
+        let payload = Payload::of_file(path, Encoding::None).map_err(ArchiveError::io("read", path))?;
+        let Some(kept) = superseded::keep(&self.spool, name, &payload, self.config.queue.free_min)? else {
+            return Err(error);
+        };
+        log::warn!("{error}; it is kept as '{}'", kept.display());
+        Ok(set_aside(name, Vec::new(), kept, payload.size))
     }
 
     /// True where the archive of another node is taken out of `archive.to`: it is as good as down, and without an
@@ -303,6 +332,7 @@ impl Pusher {
                 stored: delivery.stored,
                 queued: queued.into_iter().map(|(site, _)| site.name().to_owned()).collect(),
                 discarded: false,
+                quarantined: None,
                 size: delivery.payload.size,
             });
         }
@@ -376,6 +406,20 @@ impl Pusher {
             log::debug!("the restart point of this node is not reported: {error}");
         }
     }
+}
+
+/// True where it is sure that the server has left the timeline of a file before it.
+fn has_left(path: &Path, name: WalName) -> bool {
+    superseded::has_left(path, name).unwrap_or_else(|error| {
+        log::warn!("whether this server has left the timeline of '{name}' cannot be told: {error}");
+        false
+    })
+}
+
+/// The answer for a file in quarantine that nothing in the server's lineage needs.
+fn set_aside(name: WalName, stored: Vec<String>, kept: PathBuf, size: u64) -> Pushed {
+    log::warn!("'{name}' is not archived and need not be: this server has left its timeline before it");
+    Pushed { name, stored, queued: Vec::new(), discarded: false, quarantined: Some(kept), size }
 }
 
 fn wanted(ack: Ack) -> String {

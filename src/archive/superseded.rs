@@ -1,21 +1,28 @@
-//! What a primary does that finds itself superseded: another node has claimed the timeline behind its own.
+//! What becomes of WAL that no archive takes any more, for another node has left its timeline before it.
 //!
-//! Its WAL is in nobody's way and not lost: PostgreSQL is told that it is not archived and keeps it, and a copy goes
-//! into the quarantine of the spool, which no rewind empties. The claim is copied into its own archive, so that this
-//! closes too.
+//! A primary that finds itself superseded is told that its WAL is not archived, and keeps it; a copy goes into the
+//! quarantine of the spool, which no rewind empties. The claim is copied into its own archive, so that this closes too.
+//!
+//! A server that has itself left that timeline only finds some of it in its `pg_wal`: refused for ever, it would keep
+//! the archiver from everything that comes behind. For such a server the copy in the quarantine is where it ends.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ArchiveError;
 use super::claims;
 use super::places::Sites;
+use super::push::data_directory;
 use super::spool::Spool;
 use crate::config::Config;
-use crate::store::Payload;
-use crate::system::durable;
+use crate::postgres::control::ControlFile;
+use crate::postgres::local_wal;
+use crate::store::local::LocalStore;
+use crate::store::ship::{ShipError, ship};
+use crate::store::{Encoding, Payload, Place, StoreError, StorePath};
 use crate::wal::WalName;
+
+/// So many files of one name with different contents are kept: each is the end of another life of one timeline.
+const LIVES_MAX: u32 = 100;
 
 /// Keeps a file that a place refused for a claim, and takes the claim home. Says where it is kept; none where there is
 /// no room, and PostgreSQL's own copy is all there is.
@@ -49,27 +56,43 @@ fn take_claims_home(config: &Config, sites: &Sites, spool: &Spool) {
     }
 }
 
-fn keep(spool: &Spool, name: WalName, payload: &Payload, free_min: u64) -> Result<Option<PathBuf>, ArchiveError> {
+/// True where the server that offers a file has itself left the file's timeline before it.
+///
+/// What the file holds up to the fork goes on under the name of the timeline that follows; behind the fork lies what no
+/// server of that lineage replays. Where that cannot be told from the data directory, the answer is no.
+pub fn has_left(path: &Path, name: WalName) -> Result<bool, ArchiveError> {
+    let (Some(segment), Some(pgdata)) = (name.segment().filter(|_| name.holds_wal()), data_directory(path)) else {
+        return Ok(false);
+    };
+    let elsewhere = |failure| ArchiveError::Elsewhere(failure);
+    let control = ControlFile::read(&pgdata).map_err(|error| elsewhere(error.into()))?;
+    let history = local_wal::history(&pgdata, control.checkpoint_timeline).map_err(|error| elsewhere(error.into()))?;
+    let (Some(history), Some(number)) = (history, segment.number(control.segment_size)) else { return Ok(false) };
+    let owner = history.owner_of_segment(number, control.segment_size);
+    Ok(segment.timeline() < history.timeline && owner != segment.timeline())
+}
+
+/// Keeps a file under its name, or behind that name with a number where other content was kept under it before.
+pub fn keep(spool: &Spool, name: WalName, payload: &Payload, free_min: u64) -> Result<Option<PathBuf>, ArchiveError> {
     let folder = spool.quarantine();
     spool.make(&folder)?;
-    let path = folder.join(format!("{name}{}", payload.encoding.extension()));
-    let there = path.try_exists().map_err(ArchiveError::io("look up", &path))?;
-    if there {
-        return Ok(Some(path));
-    }
-    if !has_room(&folder, free_min)? {
+    let forms = |stem: &str| Encoding::ALL.map(|encoding| folder.join(format!("{stem}{}", encoding.extension())));
+    let kept = |stem: &str| forms(stem).into_iter().find(|path| path.is_file());
+    if kept(&name.to_string()).is_none() && !has_room(&folder, free_min)? {
         return Ok(None);
     }
-    let settled = payload.write_file().and_then(|()| fs::File::open(&payload.file)?.sync_all());
-    settled.map_err(ArchiveError::io("fsync", &payload.file))?;
-    match fs::hard_link(&payload.file, &path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(ArchiveError::io("keep", path)(error));
+    let place = Place { node: "quarantine".to_owned(), location: folder.display().to_string() };
+    let store = LocalStore::open(&folder, place)?;
+    for life in 0..LIVES_MAX {
+        let stem = if life == 0 { name.to_string() } else { format!("{name}.{life}") };
+        let path: StorePath = stem.parse().map_err(StoreError::from)?;
+        match ship(&path, payload, &store) {
+            Ok(_) => return Ok(kept(&stem)),
+            Err(ShipError::Occupied { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        _ => {}
     }
-    durable::sync_directory(&folder).map_err(ArchiveError::io("fsync", folder))?;
-    Ok(Some(path))
+    Ok(None)
 }
 
 fn has_room(folder: &Path, free_min: u64) -> Result<bool, ArchiveError> {

@@ -182,6 +182,9 @@ pub fn exit_cleanly_on_signals() {
 }
 
 fn describe(pushed: &Pushed) -> String {
+    if let Some(kept) = &pushed.quarantined {
+        return format!("'{}' is in no archive but kept as '{}'", pushed.name, kept.display());
+    }
     let mut text = format!("'{}' ({}) is in {}", pushed.name, output::size(pushed.size), pushed.stored.join(", "));
     if !pushed.queued.is_empty() {
         text.push_str(&format!("; waits for {}", pushed.queued.join(", ")));
@@ -196,6 +199,10 @@ fn report(outcome: &Result<Pushed, Failure>, name: WalName, context: &Context) {
     match outcome {
         Ok(pushed) if pushed.discarded => {
             notifier.report("archive", Level::Critical, "WAL is being discarded", json!({ "name": name }));
+        }
+        Ok(Pushed { quarantined: Some(kept), .. }) => {
+            let message = format!("'{name}', of a timeline that this server has left, went into quarantine");
+            notifier.report("quarantine", Level::Warning, &message, json!({ "name": name, "kept": kept }));
         }
         Ok(pushed) if !pushed.queued.is_empty() => {
             let message = format!("WAL waits in a queue for {}", pushed.queued.join(", "));

@@ -111,6 +111,8 @@ pub struct Local {
     pub pgdata: Option<LocalPath>,
     /// The queues, by the node they are for.
     pub queues: Result<BTreeMap<String, Result<Waiting, String>>, String>,
+    /// WAL that no archive takes any more; absent where there never was any.
+    pub quarantine: Told<Waiting>,
     /// What `shipping` in the spool says; absent: the configuration decides.
     pub switch: Told<Shipping>,
     /// What the configuration says.

@@ -37,6 +37,7 @@ pub fn gather(config: &Config, files: &[PathBuf]) -> Local {
         archive: config.own().archive.as_ref().map(|archive| look_at_archive(&archive.join(&config.cluster.name))),
         pgdata: config.own().pgdata.as_ref().map(|pgdata| look(pgdata)),
         queues: bounded(spool.queues(), |path| queues(path).map(Some)).map(Option::unwrap_or_default),
+        quarantine: bounded(spool.quarantine(), |path| waiting(path, |name| !name.starts_with('.'))),
         switch: switch(&spool),
         shipping: config.archive.shipping,
         discard_confirmed: shipping::confirm(&config.archive).is_ok(),

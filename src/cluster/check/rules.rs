@@ -29,6 +29,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         found.extend(archive::age(local, &facts.limits));
         found.extend(drills::judge(local, &facts.limits));
         found.extend(archive::queues(facts, local));
+        found.push(archive::quarantine(local));
         found.push(archive::shipping(local));
         found.push(archive::chain(local));
         found.extend(archive::worker(local));
@@ -168,6 +169,7 @@ pub(crate) mod tests {
             }),
             pgdata: Some(path("/var/lib/pgsql/data", 0o700, true)),
             queues: Ok(BTreeMap::from([("beta".to_owned(), Ok(none_waiting()))])),
+            quarantine: Ok(None),
             switch: Ok(None),
             shipping: Shipping::Armed,
             discard_confirmed: false,

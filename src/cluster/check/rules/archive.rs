@@ -115,6 +115,22 @@ fn queue(node: &str, waiting: &Waiting, limits: &Check) -> Finding {
     Finding::new(level, "queue", node, message).fix(fix).value(measure)
 }
 
+/// `quarantine`: WAL that no archive takes, for another node has left its timeline before it.
+pub(super) fn quarantine(local: &Local) -> Finding {
+    let kept = match &local.quarantine {
+        Err(why) => return Finding::unknown("quarantine", "quarantine", why),
+        Ok(kept) => kept.as_ref(),
+    };
+    let Some((kept, (name, age))) = kept.and_then(|kept| Some((kept, kept.oldest.as_ref()?))) else {
+        return Finding::ok("quarantine", "quarantine", "no WAL was set aside").value(Measure::plain(0.0, ""));
+    };
+    let (count, bytes, since) = (kept.count, size(kept.bytes), span(*age));
+    let message = format!("{count} files ({bytes}) of WAL that no archive takes, the oldest, '{name}', since {since}");
+    Finding::new(Level::Warning, "quarantine", "quarantine", message)
+        .fix("They belong to a timeline that was left before them: see with pg_waldump what they hold, then remove them.")
+        .value(Measure::plain(count as f64, ""))
+}
+
 /// `shipping`: whether archive-wal ships at all.
 pub(super) fn shipping(local: &Local) -> Finding {
     let (mode, origin) = match &local.switch {
@@ -173,7 +189,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::super::tests::{broken_chain, found, healthy, identity as good_identity, level, waiting};
+    use super::super::tests::{broken_chain, found, healthy, identity as good_identity, level, none_waiting, waiting};
     use super::*;
     use crate::wal::{SegmentSize, SystemId};
 
@@ -223,6 +239,14 @@ mod tests {
         let facts = spoilt(|local| local.queues = Ok(queues));
         let levels: Vec<_> = found(&facts, "queue").iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Unknown, Level::Critical]);
+    }
+
+    #[test]
+    fn wal_that_was_set_aside_is_a_warning_until_somebody_has_looked() {
+        let set_aside = |kept| level(&spoilt(|local| local.quarantine = kept), "quarantine");
+        assert_eq!(set_aside(Ok(Some(waiting(5)))), Level::Warning);
+        assert_eq!(set_aside(Ok(Some(none_waiting()))), Level::Ok);
+        assert_eq!(set_aside(Err("it hangs".into())), Level::Unknown);
     }
 
     #[test]
