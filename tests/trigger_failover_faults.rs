@@ -70,12 +70,29 @@ fn a_silent_host_is_neither_dead_nor_waited_for() {
     let refusal = refused(scene.trigger("beta", &[]), "node-silent");
     assert!(refusal.stderr.contains("--down alpha"), "{refusal}");
     refused(scene.trigger("beta", &["--fence", "--fast"]), "node-silent");
+    standby_asks_in_passing(&mut scene);
     let report = scene.trigger_json("beta", &["--down", "alpha"]);
     assert!(begun.elapsed() < Duration::from_secs(40), "it took {:?}", begun.elapsed());
     assert!(report["loss"]["unknown"].to_string().contains("alpha"), "{report:#}");
     assert_eq!(scene.rows("beta"), 10);
     scene.insert("beta", 1);
     scene.archive_gives_back("beta");
+}
+
+/// What its server asks of restore-wal again and again costs it the wait for the silent host once in a while only. The
+/// answer is never that the segment does not exist.
+fn standby_asks_in_passing(scene: &mut Scene) {
+    scene.layout.set("restore", "retry", "10s").set("archive", "retry", "1h").write();
+    let pgdata = scene.on("beta").pgdata();
+    let ask = || {
+        let asked = scene.call("beta", "restore-wal", &["0000000100000000000000FF", "pg_wal/asked"]).dir(&pgdata).run();
+        assert!(asked.stderr.contains("cannot tell whether") && asked.code.is_some_and(|code| code > 1), "{asked}");
+        asked.took
+    };
+    let first = ask();
+    let later: Duration = (0..5).map(|_| ask()).sum();
+    assert!(later < Duration::from_secs(2), "the first took {first:?}, five more took {later:?}");
+    scene.layout.set("restore", "retry", "0s").set("archive", "retry", "1s").write();
 }
 
 /// A claim belongs to the node that made it, until a person says that this node is gone for good.

@@ -142,16 +142,19 @@ impl Fetcher {
         thorough: bool,
         trouble: &mut Trouble,
     ) -> Option<Handed> {
-        let found = self.fetch_from(source, name, target, asker, thorough);
+        let warm = matches!(source, Source::Site(site) if !site.own && site.opened().is_some());
+        let mut found = self.fetch_from(source, name, target, asker, thorough);
+        if let (Source::Site(site), true, Err(error)) = (source, warm, &found)
+            && error.class() == Class::Remote
+        {
+            // A connection that was kept warm may have died long ago; that says nothing of the place.
+            site.close();
+            found = self.fetch_from(source, name, target, asker, thorough);
+        }
         if let Source::Site(site) = source {
             match &found {
                 Ok(_) => site.mark_up(),
-                Err(error) => {
-                    site.close();
-                    if !site.own && situation::is_outage(error.class()) {
-                        site.mark_down(&trouble.portable(error));
-                    }
-                }
+                Err(error) => note_trouble(site, error),
             }
         }
         match found {
@@ -326,7 +329,7 @@ impl Fetcher {
     pub fn stored_at(&self, name: WalName) -> Option<SystemTime> {
         self.sources().iter().filter(|source| self.recently_down(source).is_none()).find_map(|source| match source {
             Source::Site(site) => {
-                let archive = site.archive().ok()?;
+                let archive = site.archive().inspect_err(|error| note_trouble(site, error)).ok()?;
                 let mut stored = self.encodings(name).into_iter().map(|encoding| layout::stored(name, encoding));
                 stored.find_map(|path| archive.store.look(&path).ok().flatten()).map(|entry| entry.modified)
             }
@@ -336,6 +339,18 @@ impl Fetcher {
             }
         })
     }
+}
+
+/// Remembers that a place is down, so that the next calls need not find out again.
+fn note_trouble(site: &Site, error: &ArchiveError) {
+    site.close();
+    if !site.own && situation::is_outage(error.class()) {
+        site.mark_down(&portable(error));
+    }
+}
+
+fn portable(error: &ArchiveError) -> Failure {
+    Failure { class: error.class(), message: crate::error::chain(error), hint: error.hint() }
 }
 
 /// What kept places from telling, in the order they were asked.
@@ -352,11 +367,7 @@ impl Trouble {
         if self.worst.is_none() || (passing && !situation::is_outage(error.class())) {
             self.worst = Some((error.class(), error.hint()));
         }
-        self.reasons.push(self.portable(error).message);
-    }
-
-    fn portable(&self, error: &ArchiveError) -> Failure {
-        Failure { class: error.class(), message: crate::error::chain(error), hint: error.hint() }
+        self.reasons.push(portable(error).message);
     }
 
     fn answer(self, name: WalName) -> Result<Answer, ArchiveError> {

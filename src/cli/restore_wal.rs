@@ -237,7 +237,10 @@ impl<'a> Restore<'a> {
         match self.fetch_named(self.name) {
             Ok(Answer::Handed(handed)) => Look::Exit(self.handed(&handed)),
             Ok(Answer::Absent) => self.absent(say, limits),
-            Err(failure) if say == Say::Wait && may_pass(failure.class) && !limits.retry.expired() => {
+            // A standby streams meanwhile and asks again by itself.
+            Err(failure)
+                if say == Say::Wait && self.is_final() && may_pass(failure.class) && !limits.retry.expired() =>
+            {
                 log::debug!("{}", failure.message);
                 Look::Again(PAUSE.min(limits.retry.remaining()))
             }

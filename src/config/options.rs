@@ -112,7 +112,7 @@ pub const OPTIONS: &[Row] = &[
     row("restore", "trigger", LoosePath, Is("trigger"), Both, "Ends waiting as soon as this file exists; relative to PGDATA."),
     row("restore", "control", LoosePath, Is("control"), Both, "Holds the files PAUSE, CONTINUE and STOP; relative to the spool."),
     row("restore", "partial", Switch, Is("off"), Both, "Serves a .partial under the full name where no whole segment exists."),
-    row("restore", "retry", Time("0", "1h"), Is("10s"), Both, "Asks places that cannot tell again for so long before answering."),
+    row("restore", "retry", Time("0", "1h"), Is("10s"), Both, "Has a restore ask places that cannot tell again for so long; a standby asks again itself."),
     row("restore", "deadline", Time("1s", "1h"), Is("60s"), Both, "Bounds the time one file may take in all, waiting apart."),
     row("restore", "worker", Switch, Is("on"), Both, "Uses the worker and lets it fetch ahead."),
     row("restore", "remove_max", Number(1, 1_000_000), Is("10000"), Both, "Lets one clean-up remove so many files at most."),
