@@ -255,6 +255,55 @@ fn a_delayed_standby_is_opened_as_of_a_time_that_it_has_not_replayed() {
     scene.archive_gives_back("beta");
 }
 
+/// A standby that waits for WAL, holds each segment back for an hour, and was told to pause by hand on top: with a
+/// segment that it holds back, one that lies with the old primary only, and a time between two rows.
+fn held_back() -> (Scene, String) {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.layout.set("restore", "wait", "on").set("restore", "delay", "1h").set("restore", "poll", "200ms").write();
+    scene.on_mut("beta").set("primary_conninfo", "").reload();
+    scene.insert("alpha", 5);
+    let time = scene.on("alpha").query("select clock_timestamp()::timestamptz(3)");
+    std::thread::sleep(Duration::from_millis(20));
+    scene.insert("alpha", 20);
+    let held = scene.on("alpha").switch_wal();
+    wait_until(PATIENCE, "the segment is archived", || scene.holds("beta", &held));
+    scene.insert("alpha", 7);
+    wait_until(PATIENCE, "it is held back", || scene.on("beta").log_has("it is held back by restore.delay"));
+    assert_eq!(scene.rows("beta"), 10);
+    scene.on_mut("alpha").kill();
+    (scene, format!("{time}:00"))
+}
+
+/// A promotion waits for nothing that a warm standby waits for, and applies everything.
+#[test]
+fn a_standby_that_waits_and_holds_back_is_promoted_with_everything() {
+    let (mut scene, _) = held_back();
+    let control = scene.layout.node("beta").spool.join("control");
+    make_dir(&control);
+    write_file(&control.join("PAUSE"), "");
+    let report = scene.trigger_json("beta", &[]);
+    assert_eq!(report["loss"]["bytes"].as_u64(), Some(0), "{report:#}");
+    assert_eq!(scene.rows("beta"), 42);
+    fs::remove_file(control.join("PAUSE")).expect("because it is there");
+    scene.insert("beta", 1);
+    scene.layout.set("restore", "wait", "off").set("restore", "delay", "0").write();
+    scene.archive_gives_back("beta");
+}
+
+/// The same opened as of a time, with nothing behind it.
+#[test]
+fn a_standby_that_waits_and_holds_back_is_opened_as_of_a_time() {
+    let (mut scene, time) = held_back();
+    let report = scene.trigger_json("beta", &["--target", &time]);
+    assert_eq!(report["timeline"].as_u64(), Some(2), "{report:#}");
+    assert_eq!(scene.rows("beta"), 15);
+    scene.insert("beta", 1);
+    scene.layout.set("restore", "wait", "off").set("restore", "delay", "0").write();
+    scene.archive_gives_back("beta");
+}
+
 /// A standby that lets nobody in and waits for WAL in its restore command is told by the trigger file; one that lies
 /// there from before the server was started promotes nobody.
 #[test]

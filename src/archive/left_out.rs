@@ -1,9 +1,11 @@
-//! Nodes whose archives are not asked while this node is being promoted.
+//! What `restore-wal` does otherwise while this node is being promoted: some archives are not asked, and nothing is
+//! waited for or held back.
 //!
 //! PostgreSQL asks `restore_command` for more WAL and for later histories before it opens. A promotion has settled
 //! before which archives it goes without; asking them again, until nobody has patience any more, would only keep the
-//! server closed. What is written down here holds for a short time: a run that was killed must not leave a standby
-//! with fewer sources for good.
+//! server closed. It has also brought here what others hold: a call that waits for more, or holds a segment back as a
+//! warm standby does, would keep the server from reading that. What is written down here holds for a short time: a run
+//! that was killed must not leave a standby with fewer sources for good.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,15 +16,18 @@ use super::ArchiveError;
 use super::spool::{Spool, remove_if_there};
 use crate::system::durable;
 
-/// Leaves these nodes out.
+/// Leaves these nodes out, and says that a promotion is under way.
 pub fn set(spool: &Spool, nodes: &BTreeSet<String>) -> Result<(), ArchiveError> {
-    if nodes.is_empty() {
-        return clear(spool);
-    }
     spool.prepare()?;
     let text: String = nodes.iter().map(|node| format!("{node}\n")).collect();
     let path = spool.left_out();
     durable::replace(&path, text.as_bytes()).map_err(ArchiveError::io("write", path))
+}
+
+/// Lets what was said hold from now on: for a server that takes long to open.
+pub fn refresh(spool: &Spool) -> Result<(), ArchiveError> {
+    let (there, nodes) = (is_under_way(spool, Duration::MAX)?, nodes(spool, Duration::MAX)?);
+    if there { set(spool, &nodes) } else { Ok(()) }
 }
 
 /// Asks everybody again. May be repeated.
@@ -31,16 +36,25 @@ pub fn clear(spool: &Spool) -> Result<(), ArchiveError> {
     remove_if_there(&path).map(drop).map_err(ArchiveError::io("remove", path))
 }
 
+/// True while a promotion is under way that was not begun, or refreshed, longer ago than `age_max`.
+pub fn is_under_way(spool: &Spool, age_max: Duration) -> Result<bool, ArchiveError> {
+    Ok(read(spool, age_max)?.is_some())
+}
+
 /// The nodes that are left out, as long as that is not older than `age_max`.
 pub fn nodes(spool: &Spool, age_max: Duration) -> Result<BTreeSet<String>, ArchiveError> {
+    Ok(read(spool, age_max)?.unwrap_or_default())
+}
+
+fn read(spool: &Spool, age_max: Duration) -> Result<Option<BTreeSet<String>>, ArchiveError> {
     let path = spool.left_out();
     let read = fs::metadata(&path).and_then(|data| Ok((data.modified()?, fs::read_to_string(&path)?)));
     match read {
         Ok((written, text)) => {
             let fresh = SystemTime::now().duration_since(written).is_ok_and(|age| age <= age_max);
-            Ok(text.lines().filter(|_| fresh).map(str::to_owned).collect())
+            Ok(fresh.then(|| text.lines().map(str::to_owned).collect()))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ArchiveError::io("read", path)(error)),
     }
 }
@@ -61,5 +75,19 @@ mod tests {
         clear(&spool)?;
         assert!(nodes(&spool, Duration::MAX)?.is_empty());
         clear(&spool)
+    }
+
+    #[test]
+    fn a_promotion_is_under_way_though_nobody_is_left_out() -> Result<(), ArchiveError> {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        let spool = Spool::new(folder.path());
+        refresh(&spool)?;
+        assert!(!is_under_way(&spool, Duration::MAX)?);
+        set(&spool, &BTreeSet::new())?;
+        refresh(&spool)?;
+        assert!(is_under_way(&spool, Duration::from_secs(60))? && !is_under_way(&spool, Duration::ZERO)?);
+        clear(&spool)?;
+        assert!(!is_under_way(&spool, Duration::MAX)?);
+        Ok(())
     }
 }

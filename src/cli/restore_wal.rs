@@ -65,6 +65,8 @@ struct Restore<'a> {
     pgdata: Option<PathBuf>,
     postmaster: Option<Postmaster>,
     asker: Option<Asker>,
+    /// True where it serves this node's own server, which may be being promoted.
+    own: bool,
     wait: bool,
     partial: bool,
     worker: bool,
@@ -121,7 +123,8 @@ impl<'a> Restore<'a> {
             std::path::absolute(target).map_err(|error| Failure::from(ArchiveError::io("find", target)(error)))?;
         let pgdata = data_directory(&target).or_else(working_directory);
         let mode = Mode::of(pgdata.as_deref());
-        if mode != Mode::Other && pgdata.as_deref().is_some_and(|pgdata| is_own(&config, pgdata)) {
+        let own = mode != Mode::Other && pgdata.as_deref().is_some_and(|pgdata| is_own(&config, pgdata));
+        if own {
             leave_out(&mut config)?;
         }
         let config = Arc::new(config);
@@ -149,6 +152,7 @@ impl<'a> Restore<'a> {
             pgdata,
             postmaster,
             asker,
+            own,
             wait,
             partial: arguments.get_flag("partial") || config.restore.partial,
             // What pg_rewind reads backwards is not fetched ahead.
@@ -215,7 +219,10 @@ impl<'a> Restore<'a> {
         if self.fast.load(Ordering::Relaxed) {
             return Ok(Say::Fast);
         }
-        self.orders.look()
+        match self.orders.look()? {
+            Say::Pause if self.is_hurried() => Ok(Say::Wait),
+            say => Ok(say),
+        }
     }
 
     /// One look: at the order, then at the places.
@@ -255,7 +262,15 @@ impl<'a> Restore<'a> {
 
     fn waits(&self, say: Say) -> bool {
         let segment = matches!(self.name, WalName::Segment(_));
-        self.wait && segment && matches!(say, Say::Wait | Say::Pause) && self.mode() != Mode::Other
+        let waits = self.wait && segment && matches!(say, Say::Wait | Say::Pause) && self.mode() != Mode::Other;
+        waits && !self.is_hurried()
+    }
+
+    /// While the own server is being promoted it must come to what lies in its `pg_wal`, and open.
+    fn is_hurried(&self) -> bool {
+        let config = &self.context.config;
+        // What cannot be read says nothing, and an order to the server ends the waiting as well.
+        self.own && left_out::is_under_way(&Spool::new(&config.local.spool), config.failover.deadline).unwrap_or(false)
     }
 
     /// Waits on where that is wanted, else answers "absent" to a standby, which asks again.
@@ -535,7 +550,8 @@ impl<'a> Restore<'a> {
     fn held_back(&self, say: Say) -> Option<Duration> {
         let delay = self.context.config.restore.delay;
         let held = self.wait || self.mode() == Mode::Standby;
-        if delay.is_zero() || say != Say::Wait || !held || !matches!(self.name, WalName::Segment(_)) {
+        let segment = matches!(self.name, WalName::Segment(_));
+        if delay.is_zero() || say != Say::Wait || !held || !segment || self.is_hurried() {
             return None;
         }
         let stored = self.fetcher.stored_at(self.name)?;

@@ -237,7 +237,7 @@ fn act(
         Step::Hold => switchover::hold(scene, journal),
         Step::StopReceiver => receiver::stop(scene, journal),
         Step::Fetch { from, until } => fetch::fetch(scene, from, *until),
-        Step::Replay => promote::replay(scene),
+        Step::Replay => promote::replay(scene, journal),
         Step::FillHole => hole::fill(scene),
         Step::Claim { timeline, parent, fork } => {
             let fork = switchover::fork_of(journal, *fork);

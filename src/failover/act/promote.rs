@@ -38,7 +38,8 @@ pub fn start(scene: &Scene<'_>) -> Result<Next, Failure> {
 }
 
 /// Waits until everything that is here is replayed; a pause is ended, a delay is not waited for.
-pub fn replay(scene: &Scene<'_>) -> Result<Next, Failure> {
+pub fn replay(scene: &Scene<'_>, journal: &Journal) -> Result<Next, Failure> {
+    leave_out(scene, journal)?;
     let Ok(mut session) = scene.connect() else {
         return Ok(Next::Go("the server takes no sessions; the promotion replays what is here".to_owned()));
     };
@@ -115,7 +116,7 @@ pub fn prepare(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
     hole::settle(scene)
 }
 
-/// Has `restore-wal` not wait for archives that the decision goes without.
+/// Has `restore-wal` wait for nothing, and not ask the archives that the decision goes without.
 fn leave_out(scene: &Scene<'_>, journal: &Journal) -> Result<(), Failure> {
     let archives = journal.decided().map(|(seen, _)| seen.archives.as_slice()).unwrap_or_default();
     let unknown = archives.iter().filter(|holder| !holder.own && holder.holds.is().is_none());
@@ -140,6 +141,7 @@ pub fn configure(scene: &Scene<'_>) -> Result<Next, Failure> {
 
 /// Waits until the server takes writes on the timeline that was claimed.
 pub fn open(scene: &Scene<'_>, timeline: TimelineId) -> Result<Next, Failure> {
+    left_out::refresh(&scene.spool)?;
     let deadline = scene.deadline();
     let mut session: Option<Connection> = None;
     loop {

@@ -21,9 +21,10 @@ pub fn recover(scene: &Scene<'_>, journal: &Journal, until: &str) -> Result<Next
     if super::takes_writes(scene) {
         return Ok(Next::Go("it has opened already".to_owned()));
     }
-    promote::prepare(scene, journal)?;
     let pgdata = scene.pgdata();
+    // First: once a promotion is under way nothing is held back, and a standby would replay what lies behind the time.
     scene.server.stop(Mode::Fast, scene.deadline())?;
+    promote::prepare(scene, journal)?;
     own_settings::put_signal(&pgdata, Signal::Recovery)?;
     let mut wanted: BTreeMap<String, String> = BTreeMap::from([("recovery_target_time".to_owned(), until.to_owned())]);
     wanted.extend(SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
