@@ -158,6 +158,53 @@ fn a_first_start_and_commits_that_wait() {
     assert_eq!(cluster.score("beta"), "-INFINITY");
 }
 
+/// With rep_mode=slave a server is a standby and nothing else: it goes behind whoever is the primary, starts where
+/// there is none, is promoted by nobody, and is wrong as a primary.
+#[test]
+fn a_standby_that_is_never_promoted() {
+    let mut scene = Scene::with(&["beta", "delta"], |_| {});
+    let mut cluster = Pacemaker::new(&[("delta", scene.layout.shared_file("delta"))]);
+    cluster.set("rep_mode", "slave");
+    for (action, code) in
+        [("validate-all", 0), ("monitor", 0), ("status", 0), ("notify", 0), ("promote", 3), ("demote", 3)]
+    {
+        cluster.run("delta", action).expect_code(code);
+    }
+    // Who set up the standby has to leave the settings to the agent.
+    scene.on_mut("delta").unset("primary_conninfo").reload();
+    for (action, code) in [("stop", 0), ("stop", 0), ("monitor", 7), ("start", 0), ("start", 0), ("monitor", 0)] {
+        cluster.run("delta", action).expect_code(code);
+    }
+    scene.insert("alpha", 5);
+    scene.wait_same_rows("alpha", "delta");
+    assert_eq!(cluster.score("delta"), "", "nobody is to promote it");
+    // The primary is another one now.
+    scene.wait_caught_up("beta");
+    scene.power_off("alpha");
+    scene.trigger("beta", &[]).expect_ok();
+    scene.insert("beta", 5);
+    wait_until(PATIENCE, "it goes behind the new primary", || {
+        cluster.monitor("delta").expect_ok();
+        scene.rows("delta") == 10
+    });
+    let streams = "select count(*) from pg_stat_replication where state = 'streaming'";
+    wait_until(PATIENCE, "it streams", || scene.on("beta").query(streams) == "1");
+    scene.archive_gives_back("beta");
+    // There is none at all.
+    scene.power_off("beta");
+    for (action, code) in [("stop", 0), ("start", 0), ("monitor", 0), ("promote", 3)] {
+        cluster.run("delta", action).expect_code(code);
+    }
+    assert!(scene.on("delta").in_recovery());
+    // Somebody promoted it by hand.
+    scene.on("delta").promote();
+    cluster.run("delta", "monitor").expect_code(1);
+    let refused = cluster.run("delta", "start").expect_code(1);
+    assert!(refused.stderr.contains("runs already, and as a primary"), "{refused}");
+    cluster.run("delta", "stop").expect_ok();
+    cluster.run("delta", "monitor").expect_code(7);
+}
+
 /// Kills a server that the agent has started.
 fn kill(server: &Server) {
     let pid = fs::read_to_string(server.pgdata().join("postmaster.pid")).expect("because it runs");

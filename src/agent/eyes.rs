@@ -214,6 +214,15 @@ impl Agent {
         }
     }
 
+    /// The primary, where this is a standby that streams from nobody and is not set to stream from it.
+    pub fn astray(&self) -> Result<Option<&Node>, Failure> {
+        let view = self.view()?;
+        if view.receiver.is_some() {
+            return Ok(None);
+        }
+        Ok(self.primary().filter(|node| view.follows.as_ref() != Some(&node.name)))
+    }
+
     fn publish_as_primary(&self) -> Result<(), Failure> {
         let member = self.member();
         self.say(Status::Primary);

@@ -76,6 +76,13 @@ fn monitor(agent: &Agent) -> Result<Ocf, Failure> {
             Err(failure) => log::warn!("what was found cannot be told: {}", failure.message),
         }
     }
+    if parameters.mode == RepMode::Follower && found == Found::Standby && !parameters.probe {
+        match agent.astray() {
+            Ok(Some(node)) => standby::lead_to(agent, &node.name),
+            Ok(None) => {}
+            Err(failure) => log::warn!("whom this server follows cannot be told: {}", failure.message),
+        }
+    }
     Ok(judge::monitor(parameters.mode, found, parameters.probe))
 }
 
