@@ -94,12 +94,24 @@ impl Session {
         Ok(read("page")? == PAGE as i64 && read("pages")? == 131_072)
     }
 
+    /// Asks something that may take so long, instead of what plain questions may.
+    pub fn patiently<T>(
+        &mut self,
+        patience: Duration,
+        ask: impl FnOnce(&mut Session) -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
+        self.connection.set_patience(patience)?;
+        let answered = ask(self);
+        // What went wrong first is what is told.
+        let back = self.connection.set_patience(PATIENCE);
+        answered.and_then(|answered| back.map(|()| answered).map_err(BackupError::from))
+    }
+
     /// Begins the backup; with `fast` the server makes its checkpoint at once.
     pub fn start(&mut self, label: &str, fast: bool) -> Result<Lsn, BackupError> {
         let statement = if self.major() >= 15 { START } else { START_14 };
-        self.connection.set_patience(CHECKPOINT_PATIENCE)?;
-        let row = self.connection.query_one(&statement, &[&label, &fast])?;
-        self.connection.set_patience(PATIENCE)?;
+        let ask = |session: &mut Session| Ok(session.connection.query_one(&statement, &[&label, &fast])?);
+        let row = self.patiently(CHECKPOINT_PATIENCE, ask)?;
         lsn(&row, "start_lsn", statement.name)
     }
 
@@ -137,9 +149,8 @@ impl Session {
     /// Ends the backup.
     fn stop(&mut self) -> Result<Stopped, BackupError> {
         let statement = if self.major() >= 15 { STOP } else { STOP_14 };
-        self.connection.set_patience(CHECKPOINT_PATIENCE)?;
-        let row = self.connection.query_one(&statement, &[])?;
-        self.connection.set_patience(PATIENCE)?;
+        let ask = |session: &mut Session| Ok(session.connection.query_one(&statement, &[])?);
+        let row = self.patiently(CHECKPOINT_PATIENCE, ask)?;
         let text = |name: &'static str| {
             let value = row.try_get::<_, Option<String>>(name);
             value.map_err(|error| answer(statement.name, format!("column '{name}': {error}")))

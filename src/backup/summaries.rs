@@ -21,7 +21,8 @@
 //!   releases count that limit in blocks of the heap. Both are read as ever, and so is whatever is no relation.
 //! - WAL of `wal_level = minimal` is not summarized, `pg_resetwal` removes the summaries, and old ones are pruned: each
 //!   is a gap. `pg_rewind` and a restore come with another timeline. A server that was put back to an older state on
-//!   its timeline writes WAL that the archive refuses, which is found out before a backup begins.
+//!   its timeline writes WAL that the archive refuses, which is found out before a backup begins; where that WAL was
+//!   never archived, the summaries of it that were left are older than a parent taken since.
 //!
 //! What is not proven so, for whatever reason, is read and compared. Blocks are read in stretches of a few: less would
 //! be no faster. What is read is compared all the same, so a summary that names too much costs nothing but time.
@@ -52,6 +53,9 @@ const STRETCH: u64 = 16;
 
 /// How long to wait for the summarizer. A primary's checkpoint wakes it, and it looks twice a minute at least.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the server may take to read one summary: all that was written between two checkpoints.
+const READING: Duration = Duration::from_secs(600);
 
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -105,13 +109,14 @@ pub fn since(session: &mut Session, parent: &Description, begun: Begun) -> Resul
     agree(session.major(), parent, begun)?;
     let told = |error: BackupError| error.to_string();
     await_summarizer(session, begun).map_err(told)??;
-    let ranges = ranges(session, parent.start_lsn, begun).map_err(told)?;
+    let ranges = ranges(session, parent, begun).map_err(told)??;
     covered(&ranges, parent.start_lsn, begun.start)?;
     let mut changes = Changes::default();
-    for range in ranges {
-        // One that was removed meanwhile is an error of the server.
-        add(&mut changes, session, begun.timeline, range).map_err(told)?;
-    }
+    // One that was removed meanwhile is an error of the server.
+    let add_all = |session: &mut Session| {
+        ranges.into_iter().try_for_each(|range| add(&mut changes, session, begun.timeline, range))
+    };
+    session.patiently(READING, add_all).map_err(told)?;
     Ok(changes)
 }
 
@@ -156,14 +161,27 @@ fn await_summarizer(session: &mut Session, begun: Begun) -> Result<Result<(), St
     }
 }
 
-/// The summaries that reach into what lies between the two backups, in their order.
-fn ranges(session: &mut Session, from: Lsn, begun: Begun) -> Result<Vec<(Lsn, Lsn)>, BackupError> {
+/// The summaries that reach into what lies between the two backups, in their order. One that ends behind the beginning
+/// of the parent, and was written before it, tells of another past of this directory.
+fn ranges(
+    session: &mut Session,
+    parent: &Description,
+    begun: Begun,
+) -> Result<Result<Vec<(Lsn, Lsn)>, String>, BackupError> {
     let timeline = i64::from(begun.timeline.0);
-    let (from, to) = (from.to_string(), begun.start.to_string());
-    let rows = session.connection().query(&RANGES, &[&timeline, &from, &to])?;
-    let read = |row| Ok((lsn(row, "start_lsn")?, lsn(row, "end_lsn")?));
-    let ends = |(start, end): (Option<Lsn>, Option<Lsn>)| start.zip(end).ok_or_else(|| "no position".to_owned());
-    rows.iter().map(|row| read(row).and_then(ends).map_err(wrong(&RANGES))).collect()
+    let (from, to) = (parent.start_lsn.to_string(), begun.start.to_string());
+    let rows = session.connection().query(&RANGES, &[&timeline, &from, &to, &parent.started])?;
+    let mut ranges = Vec::with_capacity(rows.len());
+    for row in rows {
+        let read = || Ok((lsn(&row, "start_lsn")?, lsn(&row, "end_lsn")?, column::<Option<bool>>(&row, "older")?));
+        let (start, end, older) = read().map_err(wrong(&RANGES))?;
+        let (Some(start), Some(end), Some(false)) = (start, end, older) else {
+            let parent = &parent.label;
+            return Ok(Err(format!("the WAL summary up to {} is older than '{parent}'", end.unwrap_or(Lsn::INVALID))));
+        };
+        ranges.push((start, end));
+    }
+    Ok(Ok(ranges))
 }
 
 /// Whether summaries, in their order, leave no gap.
