@@ -53,7 +53,8 @@ fn a_running_primary_is_copied_and_streamed_from_and_every_other_kind_follows() 
     // The old standby stays until the new one has proven itself, and is gone then.
     scene.stop("beta");
     let hot = scene.json("beta", &["--from", "alpha", "--mode", "hot"]);
-    assert_eq!(steps(&hot), ["clone", "configure", "exchange", "start", "prove", "remove-old"]);
+    assert_eq!(steps(&hot), ["clone", "configure", "exchange", "start", "prove", "remove-old", "drop-slot"]);
+    assert_eq!(scene.alpha.query("select count(*) from pg_replication_slots"), "0", "it would keep WAL for ever");
     assert_eq!(hot["proof"]["streaming"], Value::Null);
     let left: Vec<_> = fs::read_dir(beta.dir()).expect("because it is ours").flatten().collect();
     assert!(!left.iter().any(|it| it.file_name().to_string_lossy().contains("before-")), "{left:?}");

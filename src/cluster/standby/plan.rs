@@ -35,8 +35,8 @@ pub struct Plan {
     pub rungs: Vec<Weighed>,
 }
 
-/// A new copy.
-pub fn make(request: &Request, source: &Source, facts: &Facts) -> Result<Plan, StandbyError> {
+/// A new copy, perhaps in the place of a standby that followed somebody before.
+pub fn make(request: &Request, source: &Source, facts: &Facts, former: Option<Former>) -> Result<Plan, StandbyError> {
     checks::server_is_down(&facts.own)?;
     checks::mode_is_possible(request, facts)?;
     let layout = Layout::of(request, source, facts)?;
@@ -44,6 +44,7 @@ pub fn make(request: &Request, source: &Source, facts: &Facts) -> Result<Plan, S
     checks::replaceable(&facts.own, source, layout.system)?;
     let mut plan = Plan { notes: checks::notes(request, facts), ..Plan::default() };
     copy(&mut plan, request, facts, &layout)?;
+    leave(&mut plan, request, facts, former);
     Ok(plan)
 }
 

@@ -3,7 +3,7 @@
 use super::StandbyError;
 use super::act::{Acted, Actor};
 use super::facts::{Activity, Facts};
-use super::former;
+use super::former::{self, Former};
 use super::journal::Entry;
 use super::observe::Look;
 use super::plan::{self, Plan};
@@ -32,11 +32,8 @@ pub struct Prepared {
 pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyError> {
     let facts = look.gather()?;
     match &look.request.job {
-        Job::Make(source) => plan::make(look.request, source, &facts),
-        Job::Adopt => {
-            let former = former::slot(look.config, &own_settings::read(&facts.own.pgdata)?);
-            plan::adopt(look.request, &facts, former)
-        }
+        Job::Make(source) => plan::make(look.request, source, &facts, former(look, &facts)?),
+        Job::Adopt => plan::adopt(look.request, &facts, former(look, &facts)?),
         Job::Follow(_) => follow(look, &facts),
         // It is back already, whoever brought it: what is left is to see that it follows.
         Job::Rejoin(_) if matches!(facts.own.server, Activity::Standby(_)) => follow(look, &facts),
@@ -47,6 +44,11 @@ pub fn plan(look: &Look<'_>, no_rewind: Option<&str>) -> Result<Plan, StandbyErr
             ladder::rejoin(look.request, *only, &facts, &situation)
         }
     }
+}
+
+/// Whom the standby that is there followed.
+fn former(look: &Look<'_>, facts: &Facts) -> Result<Option<Former>, StandbyError> {
+    Ok(former::slot(look.config, &own_settings::read(&facts.own.pgdata)?))
 }
 
 fn follow(look: &Look<'_>, facts: &Facts) -> Result<Plan, StandbyError> {
