@@ -100,3 +100,24 @@ fn what_has_vanished_is_left_out_and_nothing_is_stored_for_nothing() {
     assert_eq!(names, ["a", "c"]);
     assert_eq!(copied.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["a", "c"]);
 }
+
+#[test]
+fn a_read_that_fails_half_way_is_an_error_and_a_file_that_was_cut_is_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A directory opens like a file, and every read of it fails.
+    let broken = SourceFile { file: folder.path().to_owned(), ..source(folder.path(), "x", b"x", None) };
+    for work in [Work::File(broken.clone()), Work::Bundle(vec![broken])] {
+        let failed = copier(folder.path(), Encoding::Zstd).copy(&work).err().map(|error| error.to_string());
+        let expected = format!("cannot read '{}'", folder.path().display());
+        assert!(failed.as_ref().is_some_and(|said| said.contains(&expected)), "{failed:?}");
+    }
+    let cut = source(folder.path(), "1", &pages(3, 0, 3), Some(0));
+    let file = File::options().write(true).open(&cut.file).expect("because it is there");
+    let (copier, end) = (copier(folder.path(), Encoding::Zstd), 9 * PAGE as u64);
+    let mut tools = copier.tools(&cut.file).expect("because there is memory");
+    let stretch =
+        copier.stretch(&cut, &File::open(&cut.file).expect("because it is there"), (0, end), None, &mut tools);
+    let stretch = stretch.expect("because that is no error");
+    assert_eq!((stretch.short, stretch.count, stretch.sums.len()), (true, 3 * PAGE as u64, 3));
+    drop(file);
+}
