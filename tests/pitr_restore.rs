@@ -7,6 +7,7 @@ mod support;
 mod scene;
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 use scene::{Copy, Row, Scene, commit, read, rows, run_line, spoil, up_to, verify_as_postgres_does};
@@ -22,6 +23,12 @@ fn with_rows(cluster: &str) -> (Scene, String, Vec<Row>) {
     scene.alpha.execute("create table t (n int primary key)");
     let mut all: Vec<Row> = (1..=5).map(|n| commit(&scene.alpha, n)).collect();
     let label = scene.take();
+    commit_the_rest(&scene, &mut all);
+    (scene, label, all)
+}
+
+/// Rows 6 to 15.
+fn commit_the_rest(scene: &Scene, all: &mut Vec<Row>) {
     for n in 6..=15 {
         all.push(commit(&scene.alpha, n));
         if n == 10 {
@@ -32,7 +39,56 @@ fn with_rows(cluster: &str) -> (Scene, String, Vec<Row>) {
         }
     }
     scene.archive_everything(&scene.alpha);
-    (scene, label, all)
+}
+
+/// The same rows in a tablespace, with a large table beside them; the backup is the last of a chain of three, which
+/// were taken while somebody wrote to that table. Also what a restore maps.
+fn with_chain(cluster: &str) -> (Scene, String, Vec<Row>, String) {
+    let scene = Scene::with(cluster, &["alpha"], COMMIT_TIMES);
+    let (space, moved) = (scene.place("space"), scene.place("moved"));
+    make_dir(&space);
+    scene.alpha.execute(&format!("create tablespace space location '{}'", space.display()));
+    scene.alpha.execute(
+        "create table t (n int primary key) tablespace space;
+         create table large tablespace space as select n, repeat('x', 1000) from generate_series(1, 5000) as n",
+    );
+    let (stop, mut all) = (AtomicBool::new(false), Vec::new());
+    let label = std::thread::scope(|threads| {
+        let _ended = EndOnDrop(&stop);
+        threads.spawn(|| {
+            let mut client = scene.alpha.connect();
+            while !stop.load(Ordering::Relaxed) {
+                let done =
+                    client.batch_execute("update large set n = -n where n % 100 = 7; delete from large where n = 1");
+                done.expect("because the server runs");
+            }
+        });
+        let mut label = String::new();
+        for (rows, kind) in [(1..=3, &[][..]), (4..=4, &["--incremental"]), (5..=5, &["--incremental"])] {
+            all.extend(rows.map(|n| commit(&scene.alpha, n)));
+            let taken = scene.json("base-backup", &[&["take"], kind].concat());
+            assert_eq!(taken["kind"] == "incremental", !kind.is_empty(), "{taken:#}");
+            label = taken["label"].as_str().unwrap_or_default().to_owned();
+        }
+        label
+    });
+    commit_the_rest(&scene, &mut all);
+    let oid = scene.alpha.query("select oid from pg_tablespace where spcname = 'space'");
+    (scene, label, all, format!("{oid}={}", moved.display()))
+}
+
+/// Ends the load, also where the test fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the large table holds.
+fn large(server: &Server) -> String {
+    server.query("select count(*) || ' ' || sum(hashtext(l::text)) from large as l")
 }
 
 fn row(all: &[Row], n: u32) -> &Row {
@@ -41,7 +97,7 @@ fn row(all: &[Row], n: u32) -> &Row {
 
 #[test]
 fn each_kind_of_target_holds_exactly_what_was_committed_there() {
-    let (scene, label, all) = with_rows("targets");
+    let (scene, label, all, map) = with_chain("targets");
     let copy = Copy::new("copy");
     let (xid, lsn, time) = (&row(&all, 8).xid, &row(&all, 9).lsn, &row(&all, 12).time);
     // The position is that of the next record, so the one that begins there belongs to row 10.
@@ -54,21 +110,23 @@ fn each_kind_of_target_holds_exactly_what_was_committed_there() {
         (&["--time", time, "--exclusive"], 11),
         (&["--immediate"], 5),
     ];
+    let over = ["--delta", "--map", &map];
     for (words, expected) in cases {
-        let said = copy.run(&scene, &[words, &["--delta"][..]].concat());
+        let said = copy.run(&scene, &[words, &over[..]].concat());
         assert_eq!(said["plan"]["backup"]["label"], label, "{said:#}");
         assert_eq!(rows(&copy.0), up_to(*expected), "{words:?}");
         assert!(copy.0.in_recovery(), "{words:?}");
         let (reached, end) = (&said["reached"], &said["plan"]["end"]);
         assert_eq!((&reached["lsn"], &reached["timeline"]), (&end["lsn"], &1.into()), "{words:?} {said:#}");
         if *expected > 5 {
+            assert_eq!(large(&copy.0), large(&scene.alpha), "{words:?}");
             let commit = row(&all, *expected).xid.parse::<u64>().expect("because it is a number");
             assert_eq!((&reached["last_commit_xid"], &end["last_commit_xid"]), (&commit.into(), &commit.into()));
         }
         copy.stop();
     }
     // With the record itself row 10 may be in or not: it is what comes first at that position.
-    let said = copy.run(&scene, &["--lsn", &row(&all, 13).lsn, "--delta", "--action", "promote"]);
+    let said = copy.run(&scene, &[&["--lsn", &row(&all, 13).lsn, "--action", "promote"], &over[..]].concat());
     assert!(!copy.0.in_recovery(), "{said:#}");
     assert!(rows(&copy.0).starts_with("13 "), "{}", rows(&copy.0));
     copy.0.execute("insert into t values (1000)");
@@ -76,27 +134,27 @@ fn each_kind_of_target_holds_exactly_what_was_committed_there() {
     let told = fs::read_to_string(copy.0.pgdata().join("pgwarm.conf")).expect("because it was written");
     assert!(!told.contains("recovery_target") && told.contains("archive_mode = 'off'"), "{told}");
     copy.stop();
-    let said = copy.run(&scene, &["--delta", "--action", "shutdown", "--xid", xid]);
+    let said = copy.run(&scene, &[&["--action", "shutdown", "--xid", xid], &over[..]].concat());
     assert_eq!(
         (&said["reached"]["lsn"], copy.0.pgdata().join("postmaster.pid").exists()),
         (&said["plan"]["end"]["lsn"], false)
     );
-    copy.run(&scene, &["--delta"]);
+    copy.run(&scene, &over);
     assert_eq!((rows(&copy.0), copy.0.in_recovery()), (up_to(15), false));
     assert_eq!(copy.0.query("show archive_mode"), "off");
     copy.stop();
-    stands_by_and_ships(&scene, &copy, lsn);
+    stands_by_and_ships(&scene, &copy, lsn, &over);
 }
 
 /// As a standby it goes on with what comes; as a server that ships it archives what it writes.
-fn stands_by_and_ships(scene: &Scene, copy: &Copy, before: &str) {
-    let said = copy.run(scene, &["--delta", "--standby"]);
+fn stands_by_and_ships(scene: &Scene, copy: &Copy, before: &str, over: &[&str]) {
+    let said = copy.run(scene, &[over, &["--standby"]].concat());
     assert!(copy.0.in_recovery(), "{said:#}");
     commit(&scene.alpha, 16);
     scene.archive_everything(&scene.alpha);
     wait_until(PATIENCE, "it replays what comes", || rows(&copy.0) == up_to(16));
     copy.stop();
-    copy.run(scene, &["--delta", "--ship", "--lsn", before, "--exclusive", "--action", "promote"]);
+    copy.run(scene, &[over, &["--ship", "--lsn", before, "--exclusive", "--action", "promote"]].concat());
     assert_eq!((copy.0.query("show archive_mode"), rows(&copy.0)), ("on".to_owned(), up_to(9)));
     let own = scene.archive_everything(&copy.0);
     assert!(own.starts_with("00000002"), "{own}");
