@@ -73,6 +73,28 @@ pub const EXIT_CODES: &[ExitCode] = &[
 ];
 
 impl Class {
+    /// Every class, in the order of the codes.
+    const ALL: [Class; 13] = [
+        Class::Absent,
+        Class::Usage,
+        Class::Config,
+        Class::Refused,
+        Class::Conflict,
+        Class::Corrupt,
+        Class::Storage,
+        Class::Remote,
+        Class::Postgres,
+        Class::Timeout,
+        Class::Busy,
+        Class::Bug,
+        Class::Abort,
+    ];
+
+    /// The class that a program of ours named by its exit code; `None` where no class has this code.
+    pub fn of_code(code: i32) -> Option<Class> {
+        Class::ALL.into_iter().find(|class| i32::from(class.code()) == code)
+    }
+
     /// The exit code of this class.
     pub fn code(self) -> u8 {
         self as u8
@@ -160,27 +182,14 @@ mod tests {
 
     #[test]
     fn every_class_has_a_row_in_the_table() {
-        let classes = [
-            Class::Absent,
-            Class::Usage,
-            Class::Config,
-            Class::Refused,
-            Class::Conflict,
-            Class::Corrupt,
-            Class::Storage,
-            Class::Remote,
-            Class::Postgres,
-            Class::Timeout,
-            Class::Busy,
-            Class::Bug,
-            Class::Abort,
-        ];
         // The table holds one row more: 0 is no class of error.
-        assert_eq!(EXIT_CODES.len(), classes.len() + 1);
-        for class in classes {
+        assert_eq!(EXIT_CODES.len(), Class::ALL.len() + 1);
+        for class in Class::ALL {
             let row = EXIT_CODES.iter().find(|row| row.code == class.code());
             assert_eq!(row.map(|row| row.name), Some(class.name()));
+            assert_eq!(Class::of_code(i32::from(class.code())), Some(class));
         }
+        assert_eq!([Class::of_code(0), Class::of_code(127)], [None, None]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -366,7 +367,11 @@ fn what_is_not_an_old_copy_is_never_touched() {
 fn a_standby_is_copied_from_and_a_promotion_meanwhile_ends_it() {
     let mut scene = Scene::remote("pulled");
     scene.alpha.execute("create table t as select id, md5(id::text) as word from generate_series(1, 150000) as id");
-    scene.copy(&[]);
+    let (space, moved) = (scene.alpha.dir().join("space"), scene.beta.dir().join("space"));
+    make_dir(&space);
+    scene.alpha.execute(&format!("create tablespace space location '{}'", space.display()));
+    scene.alpha.execute("create table far tablespace space as select generate_series(1, 1000) as id");
+    scene.copy(&["--map", &format!("{}={}", space.display(), moved.display())]);
     scene.start_beta();
     a_backup_of_beta_is_taken_into_the_archive_of_alpha(&mut scene);
     // Beta's copy goes on to a third directory: it is pulled from there, by the node alpha, which gets another one.
@@ -376,8 +381,11 @@ fn a_standby_is_copied_from_and_a_promotion_meanwhile_ends_it() {
     scene.layout.node_mut("alpha").pgdata = gamma.pgdata();
     scene.layout.node_mut("beta").set("archive", "");
     scene.layout.write();
-    let pull =
-        |words: &[&str]| scene.layout.program("alpha", "base-backup").args(["take", "--from", "beta"]).args(words);
+    let map = format!("{}={}", moved.display(), gamma.dir().join("space").display());
+    let pull = |words: &[&str]| {
+        let call = scene.layout.program("alpha", "base-backup").args(["take", "--from", "beta", "--map", &map]);
+        call.args(words)
+    };
     scene.alpha.execute("insert into t values (-1, 'later'); checkpoint");
     scene.beta.wait_replayed(&scene.alpha.wal_position(), PATIENCE);
     let report = json(&pull(&["--json", "--copy-wal"]).run().expect_ok());
@@ -420,9 +428,11 @@ fn a_backup_of_beta_is_taken_into_the_archive_of_alpha(scene: &mut Scene) {
     assert_eq!((&full["node"], &full["role"]), (&"beta".into(), &"standby".into()), "{full:#}");
     assert_eq!(full["annotations"]["why"], "it's new");
     let refused = call(scene, &["take", "--of", "beta", "--incremental", "--parent", "20010101T000000F"]);
-    let refused = refused.expect_code(40);
+    let refused = refused.expect_code(1);
     assert!(refused.stderr.contains("beta took no backup") && refused.stderr.contains("20010101T000000F"), "{refused}");
+    the_far_end_ends_where_nobody_waits_for_it(scene);
     // Without pgwarm there, by the replication protocol, on a parent that was taken the other way; and back.
+    let mut taken: Vec<String> = Vec::new();
     for (transport, at) in [("sftp", 1), ("ssh", 2)] {
         scene.layout.node_mut("beta").set("transport", transport);
         scene.layout.write();
@@ -435,12 +445,40 @@ fn a_backup_of_beta_is_taken_into_the_archive_of_alpha(scene: &mut Scene) {
         );
         let (stored, whole) = (number(&next, "/stored"), number(&full, "/stored"));
         assert!(stored * 2 < whole, "{stored} of {whole}");
+        taken.push(next["label"].as_str().unwrap_or_default().to_owned());
     }
     call(scene, &["verify"]).expect_ok();
-    let target = scene.alpha.dir().join("restored");
-    let words = ["restore", "latest", "--to", &target.display().to_string()];
-    call(scene, &words).expect_ok();
-    scene.alpha.tool("pg_verifybackup").arg("--no-parse-wal").arg(&target).run().expect_ok();
+    let oid = scene.alpha.query("select oid from pg_tablespace where spcname = 'space'");
+    let there = scene.beta.dir().join("space").display().to_string();
+    for label in ["latest", &taken[0]] {
+        let target = scene.alpha.dir().join(format!("restored-{label}"));
+        let space = scene.alpha.dir().join(format!("space-{label}"));
+        let map = format!("{oid}={}", space.display());
+        call(scene, &["restore", label, "--to", &target.display().to_string(), "--map", &map]).expect_ok();
+        scene.alpha.tool("pg_verifybackup").arg("--no-parse-wal").arg(&target).run().expect_ok();
+        let shown = json(&call(scene, &["show", label, "--json"]).expect_ok());
+        assert_eq!(shown["tablespaces"][0]["location"], there, "{shown:#}");
+        assert_eq!(fs::read_link(target.join("pg_tblspc").join(&oid)).ok(), Some(space));
+    }
+}
+
+/// Whoever asked is killed: the node that takes the backup notices, and is free again.
+fn the_far_end_ends_where_nobody_waits_for_it(scene: &Scene) {
+    let sshd = scene.sshd.as_ref().expect("because beta is remote");
+    let call = |words: &[&str]| {
+        let call = scene.layout.program("alpha", "base-backup").args(["take", "--of", "beta"]).args(words);
+        call.env("LD_LIBRARY_PATH", scene.alpha.binaries().library_path())
+    };
+    let sessions = "select count(*) from pg_stat_activity where application_name like 'pgwarm%'
+                     and backend_type = 'client backend'";
+    let slow = call(&["--rate-limit", "1MB"]).spawn();
+    wait_until(PATIENCE, "it copies", || scene.beta.query(sessions) != "0");
+    let busy = call(&[]).run().expect_code(61);
+    assert!(busy.stderr.contains("beta took no backup: ") && busy.stderr.contains("base-backup (pid "), "{busy}");
+    slow.signal(Signal::KILL);
+    drop(slow);
+    wait_until(Duration::from_secs(10), "the far end is gone", || sshd.processes("base-backup").is_empty());
+    wait_until(PATIENCE, "its session is gone", || scene.beta.query(sessions) == "0");
 }
 
 #[test]

@@ -155,6 +155,7 @@ pub fn base_backup() -> Command {
                 .action(ArgAction::Append),
         )
         .arg(flag("keep-it", "take: mark it to be kept by expire"))
+        .arg(flag("attached", "take: end when standard input ends").hide(true))
         .args(incremental())
         .arg(number("keep", "expire: keep so many backups; 0: no number", 10_000))
         .arg(number("days", "expire: keep what restores to any time of so many days; 0: no number", 36_500));

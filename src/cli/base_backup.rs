@@ -75,6 +75,10 @@ pub fn run(arguments: &ArgMatches, context: &Context) -> Result<u8, Failure> {
     let sites = Sites::new(&config);
     let scene = Scene { arguments, context, config: &config, place };
     match job {
+        "take" if arguments.get_flag(elsewhere::ATTACHED) => {
+            elsewhere::end_when_left(context);
+            scene.take(&sites)
+        }
         "take" => match (arguments.get_one::<PathBuf>("to"), arguments.get_one::<String>("from")) {
             (Some(node), _) => scene.copy(Direction::To(&node.to_string_lossy())),
             (None, Some(node)) => scene.copy(Direction::From(node)),

@@ -138,6 +138,7 @@ pub struct Call {
     stdin: Option<Vec<u8>>,
     limit: usize,
     bound: bool,
+    pulse: Option<Duration>,
 }
 
 impl Call {
@@ -151,6 +152,7 @@ impl Call {
             stdin: None,
             limit: OUTPUT_MAX,
             bound: false,
+            pulse: None,
         }
     }
 
@@ -196,6 +198,13 @@ impl Call {
         self
     }
 
+    /// Writes a line end to its standard input so often, and ends that input with us: what works for us on another
+    /// machine learns so that nobody waits for it any more, also where the way to it is cut.
+    pub fn pulse(mut self, every: Duration) -> Self {
+        self.pulse = Some(every);
+        self
+    }
+
     /// Runs it and waits. When the deadline passes it gets SIGTERM, then SIGKILL, with its whole process group.
     pub fn run(self, deadline: Deadline) -> Result<Outcome, ProcessError> {
         let program = self.program.to_string_lossy().into_owned();
@@ -205,14 +214,15 @@ impl Call {
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
-        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        let fed = self.stdin.is_some() || self.pulse.is_some();
+        command.stdin(if fed { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         if self.bound {
             die_with_us(&mut command);
         }
         close_inherited_on_exec();
         let child = command.spawn().map_err(|source| ProcessError::Start { program: program.clone(), source })?;
-        let mut running = Running::new(child, self.stdin.unwrap_or_default(), self.limit);
+        let mut running = Running::new(child, self.stdin.unwrap_or_default(), self.limit, self.pulse);
         match running.watch(deadline) {
             Ok(Some(status)) => Ok(running.outcome(status)),
             Ok(None) => {
@@ -244,6 +254,13 @@ struct Feed {
     pipe: File,
     bytes: Vec<u8>,
     written: usize,
+    pulse: Option<Pulse>,
+}
+
+/// Says from time to time that somebody is there.
+struct Pulse {
+    every: Duration,
+    next: Deadline,
 }
 
 /// Bytes on their way out of it.
@@ -254,9 +271,10 @@ struct Drain {
 }
 
 impl Running {
-    fn new(mut child: Child, stdin: Vec<u8>, limit: usize) -> Self {
+    fn new(mut child: Child, stdin: Vec<u8>, limit: usize, pulse: Option<Duration>) -> Self {
         let pid = Pid::from_child(&child);
-        let stdin = child.stdin.take().map(|pipe| Feed { pipe: pipe_file(pipe), bytes: stdin, written: 0 });
+        let pulse = pulse.map(|every| Pulse { every, next: Deadline::after(every) });
+        let stdin = child.stdin.take().map(|pipe| Feed { pipe: pipe_file(pipe), bytes: stdin, written: 0, pulse });
         let stdout = Drain { pipe: child.stdout.take().map(pipe_file), kept: Vec::new(), limit };
         let stderr = Drain { pipe: child.stderr.take().map(pipe_file), kept: Vec::new(), limit };
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
@@ -309,10 +327,15 @@ impl Running {
     /// Waits until something can be moved, the process ends or the deadline passes; then moves it.
     fn step(&mut self, deadline: Deadline) -> io::Result<()> {
         let mut waiting = Vec::with_capacity(4);
-        waiting.extend(self.stdin.iter().map(|feed| PollFd::new(&feed.pipe, PollFlags::OUT)));
+        // What has nothing to say is only asked whether somebody still reads.
+        let wanted = |feed: &Feed| if feed.is_idle() { PollFlags::empty() } else { PollFlags::OUT };
+        waiting.extend(self.stdin.iter().map(|feed| PollFd::new(&feed.pipe, wanted(feed))));
         waiting.extend(self.stdout.pipe.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         waiting.extend(self.stderr.pipe.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let mut pause = deadline.remaining();
+        if let Some(pulse) = self.stdin.as_ref().and_then(|feed| feed.pulse.as_ref()) {
+            pause = pause.min(pulse.next.remaining());
+        }
         match &self.pidfd {
             // Once the process is gone its pidfd is always ready, and waiting for it would not wait at all.
             Some(pidfd) if !self.is_gone()? => waiting.push(PollFd::new(pidfd, PollFlags::IN)),
@@ -323,8 +346,9 @@ impl Running {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
+        let unread = self.stdin.is_some() && waiting[0].revents().contains(PollFlags::ERR);
         drop(waiting);
-        if self.stdin.as_mut().is_some_and(Feed::is_over) {
+        if unread || self.stdin.as_mut().is_some_and(Feed::is_over) {
             self.stdin = None;
         }
         self.stdout.read()?;
@@ -357,11 +381,23 @@ impl Drop for Running {
 }
 
 impl Feed {
-    /// Writes what fits; true once all is written or nobody reads any more.
+    /// True where all that there is is written.
+    fn is_idle(&self) -> bool {
+        self.written == self.bytes.len()
+    }
+
+    /// Writes what fits; true once all is written and nothing will follow, or nobody reads any more.
     fn is_over(&mut self) -> bool {
+        let idle = self.is_idle();
+        if let Some(pulse) = self.pulse.as_mut().filter(|pulse| idle && pulse.next.expired()) {
+            pulse.next = Deadline::after(pulse.every);
+            (self.bytes, self.written) = (vec![b'\n'], 0);
+        }
         loop {
+            if self.is_idle() {
+                return self.pulse.is_none();
+            }
             match self.pipe.write(&self.bytes[self.written..]) {
-                _ if self.written == self.bytes.len() => return true,
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
@@ -556,6 +592,23 @@ mod tests {
         // The kernel looks at the thread that started it: one that ends stands for a process that is killed.
         let child = std::thread::spawn(move || command.spawn()).join().map_err(|_| "the thread panicked")??;
         assert!(is_ended(i32::try_from(child.id())?), "process {} is still there", child.id());
+        Ok(())
+    }
+
+    #[test]
+    fn a_pulse_goes_on_as_long_as_it_is_waited_for_and_its_end_is_seen() -> Result<(), Box<dyn std::error::Error>> {
+        let beat = Duration::from_millis(5);
+        let outcome = shell("read a && read b && read c && echo alive").pulse(beat).run(soon())?;
+        assert_eq!(outcome.stdout, b"alive\n");
+        assert!(shell("exec <&-; sleep 0.05").pulse(beat).run(soon())?.status.is_success(), "nobody reads");
+        // Dropped, as it is where we are killed.
+        let mut command = Command::new("sh");
+        command.args(["-c", "cat; echo seen"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut running = Running::new(command.process_group(0).spawn()?, Vec::new(), OUTPUT_MAX, Some(beat));
+        assert!(running.watch(Deadline::after(beat * 4))?.is_none());
+        running.stdin = None;
+        assert!(running.watch(soon())?.is_some_and(Ended::is_success));
+        assert!(running.stdout.kept.starts_with(b"\n") && running.stdout.kept.ends_with(b"seen\n"));
         Ok(())
     }
 

@@ -61,11 +61,24 @@ impl Way {
         words: &[&str],
         deadline: Deadline,
     ) -> Result<Outcome, Failure> {
+        self.run_with(config, node, program, words, |call| call, deadline)
+    }
+
+    /// The same, with the call changed before it is made.
+    pub fn run_with(
+        &self,
+        config: &Config,
+        node: &Node,
+        program: &str,
+        words: &[&str],
+        change: impl FnOnce(Call) -> Call,
+        deadline: Deadline,
+    ) -> Result<Outcome, Failure> {
         let programs = node.programs.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let shared = self.shared_file.display().to_string();
         let mut all = vec![programs.as_str(), program, "--config", &shared];
         all.extend(words);
-        Ok(remote(config, node)?.run(RUN, &all, None, deadline)?)
+        Ok(remote(config, node)?.run_with(RUN, &all, change, deadline)?)
     }
 }
 
