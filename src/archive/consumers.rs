@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use chrono::Local;
+use chrono::{Local, SecondsFormat};
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
@@ -45,7 +45,8 @@ pub struct Record {
 impl Record {
     /// A record made now.
     pub fn new(who: &str, what: &str, oldest_needed: SegmentName) -> Self {
-        Record { who: who.to_owned(), what: what.to_owned(), oldest_needed, at: Local::now().to_rfc3339() }
+        let at = Local::now().to_rfc3339_opts(SecondsFormat::Micros, false);
+        Record { who: who.to_owned(), what: what.to_owned(), oldest_needed, at }
     }
 
     /// Writes the record into an archive.

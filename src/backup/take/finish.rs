@@ -1,6 +1,6 @@
 //! The end of a backup: what PostgreSQL wrote about it, the index, and the description that makes it one.
 
-use chrono::{DateTime, Local, Utc};
+use chrono::{DateTime, Local, SecondsFormat, Utc};
 
 use super::super::catalog::{
     self, CLAIM, DESCRIPTION, DamagedPages, Description, FORMAT, INDEX, Index, Kind, RESUME, StoredFile,
@@ -45,8 +45,8 @@ impl Run<'_> {
             start_segment: name(first),
             stop_segment: name(last),
             timeline: range.timeline,
-            started: started.to_rfc3339(),
-            stopped: Local::now().to_rfc3339(),
+            started: started.to_rfc3339_opts(SecondsFormat::Micros, false),
+            stopped: Local::now().to_rfc3339_opts(SecondsFormat::Micros, false),
             system_identifier: self.claim.system_identifier.clone(),
             major: self.claim.major,
             files: files().count() as u64,

@@ -170,9 +170,13 @@ impl Doing<'_> {
         }
         let mut text = String::new();
         if let Some(restored) = restored {
-            let (bytes, written) = (output::size(restored.bytes), output::size(restored.written));
+            let bytes = output::size(restored.bytes);
+            let written = match self.target.delta {
+                true => format!(", {} written", output::size(restored.written)),
+                false => String::new(),
+            };
             let (label, pgdata) = (&self.backup.label, self.target.pgdata.display());
-            text.push_str(&format!("restored '{label}' into '{pgdata}': {bytes}, {written} of it written\n"));
+            text.push_str(&format!("restored '{label}' into '{pgdata}': {bytes}{written}\n"));
         }
         match (arrived, reached) {
             (Some(arrived), Some(reached)) => text.push_str(&text::reached(&reached, &arrived)),

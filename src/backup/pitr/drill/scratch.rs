@@ -34,7 +34,13 @@ pub struct Scratch {
 impl Scratch {
     /// Takes the directory below `parent`, and removes what a killed drill left there.
     pub fn take(parent: &Path) -> Result<Scratch, BackupError> {
-        durable::create_directory_durable(parent).map_err(BackupError::io("create", parent))?;
+        durable::create_directory_durable(parent).map_err(|error| {
+            let reason = format!("cannot create '{}': {error}", parent.display());
+            BackupError::refused(
+                reason,
+                "Make it for this user, or set drill.directory to a place with room for a restore.",
+            )
+        })?;
         let lock = parent.join("drill.lock");
         let only_one = match Lock::try_take(&lock).map_err(BackupError::io("lock", &lock))? {
             Taken::Held(lock) => lock,
