@@ -33,6 +33,7 @@ const RECORD_LAG: Statement = Statement { name: "record_lag", text: include_str!
 const RECORD_REPORT: Statement =
     Statement { name: "record_report", text: include_str!("../../sql/monitor/record_report.sql") };
 const POSITIONS: Statement = Statement { name: "positions", text: include_str!("../../sql/monitor/positions.sql") };
+const PAST_LAG: Statement = Statement { name: "past_lag", text: include_str!("../../sql/monitor/past_lag.sql") };
 const CLEANUP_LAG: Statement =
     Statement { name: "cleanup_lag", text: include_str!("../../sql/monitor/cleanup_lag.sql") };
 const CLEANUP_EVENTS: Statement =
@@ -70,6 +71,20 @@ pub struct Kept {
     /// The node that saw it.
     pub observer: String,
     pub details: String,
+}
+
+/// How far a node was behind in one step of the past.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Past {
+    pub node: String,
+    /// When the step began, in seconds since 1970.
+    pub at: f64,
+    /// How far the primary had written when it was last looked at in that step.
+    pub written: Lsn,
+    /// When that was, in seconds since 1970.
+    pub seen: f64,
+    /// Bytes behind it; none: not known, or it was the primary.
+    pub bytes: Option<u64>,
 }
 
 /// How much a clean-up removed, or would remove, in rows.
@@ -229,6 +244,26 @@ impl Records {
             }
         }
         Ok(positions)
+    }
+
+    /// Lag over the last hour in steps of so long, oldest first.
+    pub fn past_lag(&mut self, step: Duration) -> Result<Vec<Past>> {
+        let rows = self.connection.query(&PAST_LAG, &[&step.as_secs_f64()])?;
+        let mut past = Vec::new();
+        for row in &rows {
+            let written: String = self.connection.column(&PAST_LAG, row, "written")?;
+            let Ok(written) = written.parse() else { continue };
+            let bytes: Option<i64> = self.connection.column(&PAST_LAG, row, "bytes")?;
+            past.push(Past {
+                node: self.connection.column(&PAST_LAG, row, "name")?,
+                at: self.connection.column(&PAST_LAG, row, "at")?,
+                written,
+                seen: self.connection.column(&PAST_LAG, row, "seen")?,
+                // Two nodes are not looked at in the same moment, so one may seem to be ahead.
+                bytes: bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+            });
+        }
+        Ok(past)
     }
 
     /// Removes what is older: history of lag, and events.

@@ -38,6 +38,17 @@ impl Tide {
         }
     }
 
+    /// Puts what somebody else remembers before it, oldest first; what does not fit before it is left out.
+    pub fn precede(&mut self, past: &[(SystemTime, Lsn)]) {
+        for (at, position) in past.iter().rev() {
+            let fits = self.marks.front().is_none_or(|(first, known)| at < first && position <= known);
+            if !fits || self.marks.len() >= self.most {
+                return;
+            }
+            self.marks.push_front((*at, *position));
+        }
+    }
+
     /// How old everything up to a position is at a moment. None where the record does not go back so far.
     pub fn age(&self, position: Lsn, at: SystemTime) -> Option<Duration> {
         let (_, newest) = self.marks.back()?;
@@ -105,6 +116,19 @@ mod tests {
         assert_eq!((tide.len(), tide.newest()), (1, Some((at(1), Lsn(4000)))));
         tide.note(at(0), Lsn(4100));
         assert_eq!(tide.len(), 1);
+    }
+
+    #[test]
+    fn what_others_remember_goes_before_as_far_as_it_fits() {
+        let mut tide = Tide::new(4);
+        tide.note(at(30), Lsn(3000));
+        tide.precede(&[(at(0), Lsn(9000)), (at(10), Lsn(1000)), (at(20), Lsn(2000))]);
+        assert_eq!(tide.age(Lsn(1500), at(40)), Some(Duration::from_secs(25)));
+        assert_eq!(tide.age(Lsn(999), at(40)), None);
+        tide.precede(&[(at(1), Lsn(100)), (at(2), Lsn(200))]);
+        assert_eq!(tide.len(), 4);
+        tide.precede(&[(at(31), Lsn(100))]);
+        assert_eq!(tide.len(), 4);
     }
 
     proptest! {

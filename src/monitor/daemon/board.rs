@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::series::Series;
 use crate::cluster::check::{Finding, Level};
-use crate::monitor::records::Kept;
+use crate::monitor::records::{Kept, Past};
 use crate::monitor::view::View;
 
 /// A picture that is older than so many turns is stale: the daemon itself is in trouble.
@@ -26,6 +26,8 @@ pub struct Shown {
     pub findings: Arc<Vec<Finding>>,
     /// When it was put up.
     pub at: Option<Instant>,
+    /// How many were put up before it and with it.
+    pub turns: u64,
     /// Lag over time.
     pub series: Arc<Series>,
     /// The newest events first.
@@ -40,6 +42,12 @@ impl Board {
         shown.view = Some(Arc::clone(view));
         shown.findings = Arc::new(findings);
         shown.at = Some(Instant::now());
+        shown.turns += 1;
+    }
+
+    /// Puts lag of the past before what was seen since.
+    pub fn show_past(&self, past: &[Past], step: Duration) {
+        Arc::make_mut(&mut self.write().series).precede(past, step);
     }
 
     /// Puts up the newest events.

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::Failure;
 use crate::monitor::announce::announce;
 use crate::monitor::event::{Event, States};
-use crate::monitor::records::{Kept, Records, Registration};
+use crate::monitor::records::{Kept, Past, Records, Registration};
 use crate::monitor::report::Report;
 use crate::monitor::schema;
 use crate::monitor::view::{NodeView, View};
@@ -21,6 +21,8 @@ use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::error::PostgresError;
 use crate::system::clock::Deadline;
+
+use super::series::past_step;
 
 const ANNOUNCE_LOCK: Statement =
     Statement { name: "announce_lock", text: include_str!("../../../sql/monitor/announce_lock.sql") };
@@ -67,6 +69,8 @@ pub enum Heard {
     States(States),
     /// The newest events.
     Events(Vec<Kept>),
+    /// Lag over the last hour in steps of so long, read once.
+    Past(Vec<Past>, Duration),
 }
 
 /// The way to the thread.
@@ -134,6 +138,8 @@ struct Desk {
     records: Option<(String, Records)>,
     /// True once the schema was seen there.
     schema: bool,
+    /// True once the past was asked for.
+    past: bool,
     retry: Option<(Instant, Duration)>,
     waiting: VecDeque<Waiting>,
     locks: Vec<(Deadline, Connection)>,
@@ -150,6 +156,7 @@ impl Desk {
             paused: false,
             records: None,
             schema: false,
+            past: false,
             retry: None,
             waiting: VecDeque::new(),
             locks: Vec::new(),
@@ -198,8 +205,19 @@ impl Desk {
             self.schema = true;
             let _ = self.tell.send(Heard::States(states));
             let _ = self.tell.send(Heard::Events(events));
+            self.read_past();
         }
         self.connect_and(what)
+    }
+
+    /// Reads what was before this daemon. Once, whatever comes of it: it is for the eye alone.
+    fn read_past(&mut self) {
+        let step = past_step(self.config.monitor.history);
+        if !std::mem::replace(&mut self.past, true)
+            && let Some(past) = self.connect_and(|records| records.past_lag(step))
+        {
+            let _ = self.tell.send(Heard::Past(past, step));
+        }
     }
 
     /// Does something on the primary, schema or not.

@@ -5,11 +5,12 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::event::{self, Event, States};
 use super::judge::{Limits, judge};
 use super::local::Surveyor;
+use super::records::Past;
 use super::registration::{RegistrationError, Wish, place, plan};
 use super::registry::Registry;
 use super::report::Report;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::error::{Class, Failure};
 use crate::system::clock::Deadline;
 use crate::system::supervisor::Supervisor;
+use crate::wal::Lsn;
 
 pub mod board;
 pub mod clerk;
@@ -69,6 +71,8 @@ pub struct Daemon<'a> {
     known: States,
     /// True once it is known what the database was told before we came.
     caught_up: bool,
+    /// True once the past was taken in.
+    remembered: bool,
     full_at: Instant,
     lag_at: Instant,
     clean_up_at: Instant,
@@ -95,6 +99,7 @@ impl<'a> Daemon<'a> {
             tide: Tide::new(POSITIONS_MAX),
             known: States::new(),
             caught_up: false,
+            remembered: false,
             full_at: now,
             lag_at: now,
             clean_up_at: now + CLEAN_UP_EVERY,
@@ -186,8 +191,21 @@ impl<'a> Daemon<'a> {
                 }
                 Heard::States(_) => {}
                 Heard::Events(events) => self.board.show_events(events),
+                Heard::Past(past, step) => self.remember(&past, step),
             }
         }
+    }
+
+    /// Takes in what was before this daemon; what it has seen itself goes before that.
+    fn remember(&mut self, past: &[Past], step: Duration) {
+        if std::mem::replace(&mut self.remembered, true) {
+            return;
+        }
+        self.board.show_past(past, step);
+        let position = |one: &Past| Some((UNIX_EPOCH + Duration::try_from_secs_f64(one.seen).ok()?, one.written));
+        let mut positions: Vec<(SystemTime, Lsn)> = past.iter().filter_map(position).collect();
+        positions.sort_unstable();
+        self.tide.precede(&positions);
     }
 
     /// Tells the clerk whom to write to.

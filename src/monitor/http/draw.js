@@ -133,7 +133,7 @@ function line(values, times, x, y, stroke) {
   const stretches = [];
   let open = null;
   values.forEach((value, at) => {
-    if (value === null || (open && times[at] - times[at - 1] > 30)) open = null;
+    if (value === null || (open && times[at] - times[at - 1] > Math.max(30, 2.5 * series.step))) open = null;
     if (value === null) return;
     if (!open) stretches.push(open = []);
     open.push([x(times[at]), y(value)]);
