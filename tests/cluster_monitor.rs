@@ -1,14 +1,17 @@
 //! `cluster-monitor` on a real cluster: a primary, a standby, one that follows that, a dr node and a witness.
 //!
-//! The dr node and the witness run no server; every daemon here is the program itself.
+//! The dr node runs no server, and the witness only where a test says so; every daemon here is the program itself.
 
 mod support;
 
+#[path = "cluster_monitor/kept.rs"]
+mod kept;
 #[path = "cluster_monitor/scene.rs"]
 mod scene;
 
 use std::time::{Duration, Instant};
 
+use kept::{Kept, json};
 use scene::{Scene, get};
 use serde_json::Value;
 use support::{PATIENCE, Server, Stop, wait_for, wait_until};
@@ -60,7 +63,7 @@ fn nodes_are_registered_as_what_they_are_and_strangers_are_not() {
 fn the_picture_is_right_whoever_is_gone() {
     let scene = Scene::start("picture").registered();
     let seen = scene.status("db2");
-    assert_eq!((seen["primary"].as_str(), seen["schema"].as_i64()), (Some("db1"), Some(2)));
+    assert_eq!((seen["primary"].as_str(), seen["schema"].as_i64()), (Some("db1"), Some(3)));
     let node = |seen: &Value, name: &str| {
         let all = seen["nodes"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no node '{name}' in {seen:#}"))
@@ -195,7 +198,7 @@ fn the_schema_is_upgraded_in_place_bounded_and_enough_for_a_small_role() {
          insert into pgwarm.nodes (id, name, kind, role) values (7, 'old', 'node', 'standby')",
     );
     scene.run("db1", &["register"]).expect_ok();
-    assert_eq!(scene.db1.query("select version from pgwarm.meta"), "2");
+    assert_eq!(scene.db1.query("select version from pgwarm.meta"), "3");
     assert_eq!(scene.db1.query("select string_agg(name || id, ',' order by id) from pgwarm.nodes"), "db11,old7");
     scene.db1.execute(
         "insert into pgwarm.lag_history (node_id, sampled_at, primary_lsn) \
@@ -219,4 +222,43 @@ fn the_schema_is_upgraded_in_place_bounded_and_enough_for_a_small_role() {
     watch(&["resume"]).expect_ok();
     assert!(watch(&["events", "--event", "monitor_resume"]).expect_ok().stdout.contains("monitor_resume"));
     scene.run("db1", &["status", "extra"]).expect_code(2);
+}
+
+#[test]
+fn a_witness_with_a_server_tells_of_the_cluster_when_no_other_server_answers() {
+    let mut kept = Kept::start("kept");
+    // The primary cannot be its own witness, nor can a database that keeps something else.
+    kept.layout.node_mut("w").serve(&kept.db1);
+    kept.layout.write();
+    let same = kept.run("w", &["witness", "register", "--force"]).expect_code(20);
+    assert!(same.stderr.contains("which it is to judge"), "{same}");
+    kept.layout.node_mut("w").serve(&kept.own);
+    kept.layout.write();
+    let planned = kept.run("w", &["witness", "register", "--dry-run"]).expect_ok();
+    assert!(planned.stdout.contains("its own server keeps a copy of the registry"), "{planned}");
+    assert_eq!(kept.own.query("select to_regclass('pgwarm.nodes')"), "");
+    let schema = kept.run("w", &["schema"]).expect_ok().stdout;
+    let row = "insert into pgwarm.nodes (id, name, kind, role) values (7, 'x', 'node', 'primary')";
+    kept.own.execute(&format!("{schema}; {row}"));
+    let taken = kept.run("w", &["witness", "register", "--force"]).expect_code(21);
+    assert!(taken.stderr.contains("holds a registry of its own"), "{taken}");
+    kept.own.execute("drop schema pgwarm cascade");
+    let plan = json(kept.run("w", &["witness", "register", "--json"]).expect_ok());
+    assert_eq!((&plan["plan"]["keeps_copy"], &plan["plan"]["row"]["role"]), (&true.into(), &"witness".into()));
+    assert_eq!(kept.names(), "db1 primary,w witness");
+    kept.is_followed_and_told_of();
+    // Its server takes writes, which makes it neither the primary nor a rival.
+    let seen = json(kept.run("db1", &["status", "--json"]));
+    assert_eq!((&seen["primary"], &seen["rivals"]), (&"db1".into(), &Value::Array(Vec::new())));
+    let copy = seen["findings"].as_array().and_then(|all| all.iter().find(|it| it["check"] == "copy"));
+    assert_eq!(copy.map(|it| &it["level"]), Some(&"ok".into()), "{seen:#}");
+    // An old primary that comes back does not take away what is known of a newer one, unless a person says so.
+    kept.own.execute("update pgwarm.copies set timeline = 9, primary_name = 'db2'");
+    let older = kept.run("w", &["register"]).expect_code(20);
+    assert!(older.stderr.contains("keeps a copy of db2 on timeline 9"), "{older}");
+    kept.run("w", &["register", "--force"]).expect_ok();
+    assert_eq!(kept.own.query("select timeline || ' ' || primary_name from pgwarm.copies"), "1 db1");
+    kept.run("w", &["witness", "unregister"]).expect_ok();
+    assert_eq!(kept.own.query("select count(*) from pgwarm.nodes"), "0");
+    assert_eq!(kept.db1.query("select string_agg(name, ',') from pgwarm.nodes"), "db1");
 }

@@ -15,7 +15,8 @@ BEGIN
     GRANT USAGE ON SCHEMA pgwarm TO pgwarm_monitor;
     GRANT SELECT ON ALL TABLES IN SCHEMA pgwarm TO pgwarm_monitor;
     GRANT INSERT, UPDATE, DELETE
-       ON pgwarm.nodes, pgwarm.events, pgwarm.states, pgwarm.lag_history, pgwarm.reports, pgwarm.pauses
+       ON pgwarm.nodes, pgwarm.events, pgwarm.states, pgwarm.lag_history, pgwarm.reports, pgwarm.pauses,
+          pgwarm.copies
        TO pgwarm_monitor;
 END
 $grants$;

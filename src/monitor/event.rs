@@ -43,6 +43,8 @@ pub type States = BTreeMap<String, String>;
 const NAMES: &[(&str, &str, &str)] = &[
     ("node", "standby_failure", "standby_recovery"),
     ("primary", "primary_lost", "primary_back"),
+    ("witness", "witness_failure", "witness_recovery"),
+    ("copy", "witness_copy_stale", "witness_copy_current"),
     ("replication", "child_node_disconnect", "child_node_reconnect"),
     ("synchronous", "synchronous_degraded", "synchronous_restored"),
     ("system", "foreign_node", "foreign_node_gone"),

@@ -13,6 +13,7 @@ use crate::config::Check;
 
 mod archive;
 mod replication;
+mod witness;
 
 /// What the judgement depends on besides the picture.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +51,7 @@ pub fn judge(view: &View, limits: &Limits<'_>) -> Vec<Finding> {
     for node in &view.nodes {
         findings.push(answers(view, node, limits));
         findings.extend(registration(view, node));
+        findings.extend(witness::judge(view, node, limits));
         findings.extend(replication::judge(view, node, limits));
         findings.extend(archive::judge(view, node, limits));
     }
@@ -86,18 +88,21 @@ fn primary(view: &View) -> Finding {
 /// Every node that has a server answers.
 fn answers(view: &View, node: &NodeView, limits: &Limits<'_>) -> Finding {
     let name = node.name.clone();
+    let check = if node.role == Role::Witness { "witness" } else { "node" };
     let Some(trouble) = &node.trouble else {
         let message = match node.state {
+            "running" if node.role == Role::Witness => "its own server answers".to_owned(),
             "running" => format!("{} on timeline {}", node.role.word(), node.timeline.map_or(0, |timeline| timeline.0)),
             state => state.to_owned(),
         };
-        return Finding::ok("node", name, message);
+        return Finding::ok(check, name, message);
     };
     let away = Duration::from_secs_f64(node.unseen_seconds);
     let certain = node.state == "refused" || away >= limits.lost_after;
     let level = match node.state {
         "starting" | "full" | "denied" => Level::Warning,
-        _ if !certain => return Finding::unknown("node", name, trouble),
+        _ if !certain => return Finding::unknown(check, name, trouble),
+        _ if node.role == Role::Witness => Level::Warning,
         _ if node.registered.as_deref() == Some("primary") || view.primary.is_none() => Level::Critical,
         _ => Level::Warning,
     };
@@ -108,7 +113,7 @@ fn answers(view: &View, node: &NodeView, limits: &Limits<'_>) -> Finding {
         "starting" => "Wait; look into the server's log where it takes long.".to_owned(),
         _ => format!("Look at {} and at the network to it.", node.name),
     };
-    Finding::new(level, "node", name, format!("{}: {trouble}", node.state)).fix(fix)
+    Finding::new(level, check, name, format!("{}: {trouble}", node.state)).fix(fix)
 }
 
 /// A node is registered as what it is.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::observation::{How, Observation, Ready, Sight};
 use super::registry::Registry;
 use crate::cluster::contact::{self, ContactError};
-use crate::config::{Config, Node, NodeKind};
+use crate::config::{Config, Node};
 use crate::error::Failure;
 use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
@@ -40,7 +40,6 @@ impl Probe {
     /// A probe of a node; nothing is connected yet. `purpose` becomes part of the session's `application_name`.
     pub fn new(config: &Config, node: &Node, patience: Duration, purpose: &str) -> Probe {
         let (conninfo, malformed) = match contact::conninfo(config, node) {
-            _ if node.kind == NodeKind::Witness => (None, None),
             Ok(conninfo) => (Some(conninfo), None),
             Err(ContactError::NoConninfo { .. }) => (None, None),
             Err(error) => (None, Some(Failure::from(error).message)),

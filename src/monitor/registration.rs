@@ -29,6 +29,9 @@ pub enum RegistrationError {
     /// The name is taken by something else.
     #[error("{node} is registered already, with {what}")]
     Different { node: String, what: String },
+    /// It would be gone when it is needed.
+    #[error("the server of the witness {node} belongs to the cluster of the primary {primary}, which it is to judge")]
+    Dependent { node: String, primary: String },
     /// It does not answer, so what it is cannot be seen.
     #[error("{node} does not answer, so it cannot be seen what it is: {why}")]
     Unseen { node: String, why: String },
@@ -71,8 +74,11 @@ impl Explain for RegistrationError {
             RegistrationError::Different { .. } => {
                 "Use --force if the name now means another server; else give the new one another name.".to_owned()
             }
+            RegistrationError::Dependent { node, .. } => {
+                format!("Let node.{node}.conninfo name a server made with 'initdb', or take it out.")
+            }
             RegistrationError::Unseen { .. } => {
-                "Start its server, or use --force to register it as a standby unseen.".to_owned()
+                "Start its server, or use --force to register it unseen: a database node as a standby.".to_owned()
             }
             RegistrationError::Other { .. } => "Leave the word out to register it as what it is.".to_owned(),
             RegistrationError::Rival { node, primary } => {
@@ -113,6 +119,8 @@ pub struct Plan {
     pub unchanged: bool,
     /// The primary before, which goes out of service.
     pub retires: Option<String>,
+    /// True for a witness with a server of its own: a copy of the registry is kept there.
+    pub keeps_copy: bool,
     /// What a person should know.
     pub notices: Vec<String>,
 }
@@ -129,7 +137,10 @@ pub fn plan(view: &View, registry: Option<&Registry>, wish: Wish<'_>) -> Result<
     let name = node.name.clone();
     let seen = view.node(&name);
     let primary = view.primary.as_ref().and_then(|name| view.node(name)).ok_or(RegistrationError::NoPrimary)?;
-    same_cluster(&name, seen, primary, wish.archive_system)?;
+    match node.kind {
+        NodeKind::Witness => independent(&name, seen, primary)?,
+        _ => same_cluster(&name, seen, primary, wish.archive_system)?,
+    }
     if view.rivals.contains(&name) {
         return Err(RegistrationError::Rival { node: name, primary: primary.name.clone() });
     }
@@ -168,7 +179,8 @@ pub fn plan(view: &View, registry: Option<&Registry>, wish: Wish<'_>) -> Result<
             && known.conninfo == row.conninfo
             && known.kind == row.kind
     });
-    Ok(Plan { row, unchanged, retires, notices: notices(registry, node) })
+    let keeps_copy = node.kind == NodeKind::Witness && node.conninfo.is_some();
+    Ok(Plan { row, unchanged, retires, keeps_copy, notices: notices(registry, node) })
 }
 
 /// The system identifier is the primary's: of the server, or where there is none, of the archive.
@@ -190,11 +202,22 @@ fn same_cluster(
     }
 }
 
+/// The server of a witness is none of the cluster.
+fn independent(name: &str, seen: Option<&NodeView>, primary: &NodeView) -> Result<(), RegistrationError> {
+    let follows = seen.and_then(|seen| seen.witness.as_ref()).is_some_and(|server| server.in_recovery);
+    let own = seen.and_then(|seen| seen.system_identifier.as_ref());
+    match follows || own.is_some_and(|own| primary.system_identifier.as_ref() == Some(own)) {
+        true => Err(RegistrationError::Dependent { node: name.to_owned(), primary: primary.name.clone() }),
+        false => Ok(()),
+    }
+}
+
 /// What the node is registered as.
 fn role(seen: Option<&NodeView>, node: &Node, wish: Wish<'_>) -> Result<&'static str, RegistrationError> {
     let name = || node.name.clone();
     let observed = match (node.kind, seen.map(|seen| seen.role)) {
-        (NodeKind::Witness, _) => "witness",
+        // One whose server cannot be seen may be anything, the primary itself included.
+        (NodeKind::Witness, _) if wish.force || seen.is_none_or(|seen| seen.trouble.is_none()) => "witness",
         (NodeKind::Dr, Some(Role::Primary)) => "primary",
         (NodeKind::Dr, _) => "dr",
         (_, Some(Role::Primary)) => "primary",
@@ -376,5 +399,26 @@ mod tests {
         assert!(matches!(removal("db1", false), Err(RegistrationError::StillPrimary { .. })));
         assert_eq!(removal("db1", true), Ok(1));
         assert!(matches!(removal("db9", true), Err(RegistrationError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_witness_with_a_server_is_registered_where_that_is_seen_to_be_another() {
+        let roster = registry(&[("db1", "primary"), ("db2", "standby")]);
+        let planned = |scene: &Scene, force| try_plan(scene, Some(&roster), "w", force);
+        let plan = planned(&Scene::healthy().keeping(None), false).expect("because nothing is in its way");
+        assert_eq!((plan.row.role.as_str(), plan.keeps_copy), ("witness", true));
+        let bare = planned(&Scene::healthy(), false).expect("because it needs no server");
+        assert!(!bare.keeps_copy);
+        let mut same = Scene::healthy().keeping(None);
+        same.seen("w").system_identifier = same.seen("db1").system_identifier;
+        let mut follows = Scene::healthy().keeping(None);
+        follows.seen("w").in_recovery = true;
+        for scene in [same, follows] {
+            let refused = planned(&scene, true).expect_err("because it goes with the cluster");
+            assert!(matches!(refused, RegistrationError::Dependent { .. }), "{refused:?}");
+        }
+        let away = Scene::healthy().keeping(None).gone("w", How::Silent);
+        assert!(matches!(planned(&away, false), Err(RegistrationError::Unseen { .. })));
+        assert_eq!(planned(&away, true).map(|plan| plan.row.role), Ok("witness".to_owned()));
     }
 }

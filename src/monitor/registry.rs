@@ -15,6 +15,11 @@ use crate::postgres::error::PostgresError;
 const VERSION: Statement = Statement { name: "version", text: include_str!("../../sql/monitor/version.sql") };
 const REGISTRY: Statement = Statement { name: "registry", text: include_str!("../../sql/monitor/registry.sql") };
 
+const COPY_KNOWN: Statement = Statement { name: "copy_known", text: include_str!("../../sql/monitor/copy_known.sql") };
+
+/// The version of the schema that brought copies.
+pub const COPIES_SINCE: i32 = 3;
+
 /// The monitor's schema as one server holds it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Registry {
@@ -29,6 +34,9 @@ pub struct Registry {
     /// What the nodes say of themselves, by name.
     #[serde(deserialize_with = "lenient")]
     pub reports: BTreeMap<String, Reported>,
+    /// Of what this is the copy that a witness keeps; none: it is the registry itself.
+    #[serde(skip)]
+    pub copied: Option<Copied>,
 }
 
 /// A registered node.
@@ -59,6 +67,36 @@ pub struct Pause {
     pub reason: String,
 }
 
+/// Of what a witness keeps a copy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Copied {
+    /// The system identifier of that cluster, as the server writes it.
+    pub system_identifier: String,
+    /// The timeline that its primary was on.
+    pub timeline: i64,
+    /// That primary.
+    pub primary: String,
+    /// How old the copy is, in seconds by the witness's clock.
+    pub age: f64,
+}
+
+impl Copied {
+    /// What is kept there, and how many nodes are written down in that database. The schema must be recent enough.
+    pub fn read(connection: &mut Connection) -> Result<(Option<Copied>, i64), PostgresError> {
+        let row = connection.query_one(&COPY_KNOWN, &[])?;
+        let nodes = connection.column(&COPY_KNOWN, &row, "nodes")?;
+        let system: Option<String> = connection.column(&COPY_KNOWN, &row, "system_identifier")?;
+        let Some(system_identifier) = system else { return Ok((None, nodes)) };
+        let copied = Copied {
+            system_identifier,
+            timeline: connection.column(&COPY_KNOWN, &row, "timeline")?,
+            primary: connection.column(&COPY_KNOWN, &row, "primary_name")?,
+            age: connection.column(&COPY_KNOWN, &row, "age")?,
+        };
+        Ok((Some(copied), nodes))
+    }
+}
+
 impl Registry {
     /// Reads it; none where the server has no such schema.
     pub fn read(connection: &mut Connection) -> Result<Option<Registry>, PostgresError> {
@@ -69,11 +107,15 @@ impl Registry {
         }
         let row = connection.query_one(&REGISTRY, &[])?;
         let text: String = connection.column(&REGISTRY, &row, "registry")?;
-        serde_json::from_str(&text).map(Some).map_err(|error| PostgresError::Answer {
+        let mut registry: Registry = serde_json::from_str(&text).map_err(|error| PostgresError::Answer {
             server: connection.server().to_owned(),
             statement: REGISTRY.name.to_owned(),
             detail: error.to_string(),
-        })
+        })?;
+        if registry.version >= COPIES_SINCE {
+            registry.copied = Copied::read(connection)?.0;
+        }
+        Ok(Some(registry))
     }
 
     /// The node of that name.
@@ -129,11 +171,12 @@ pub mod tests {
             active: true,
         };
         Registry {
-            version: 2,
+            version: 3,
             cluster: "main".to_owned(),
             nodes: nodes.iter().enumerate().map(node).collect(),
             pause: None,
             reports: BTreeMap::new(),
+            copied: None,
         }
     }
 

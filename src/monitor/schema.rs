@@ -11,6 +11,7 @@ use crate::postgres::error::PostgresError;
 const STEPS: &[Statement] = &[
     Statement { name: "001_nodes", text: include_str!("../../sql/monitor/001_nodes.sql") },
     Statement { name: "002_lag", text: include_str!("../../sql/monitor/002_lag.sql") },
+    Statement { name: "003_copies", text: include_str!("../../sql/monitor/003_copies.sql") },
 ];
 
 const GRANTS: Statement = Statement { name: "grants", text: include_str!("../../sql/monitor/grants.sql") };
@@ -101,8 +102,13 @@ fn up_to_date(connection: &mut Connection, cluster: &str) -> Result<Option<Broug
     Ok((version >= VERSION_NOW).then_some(Brought { from: version, to: version }))
 }
 
+/// Waits until nobody else changes what is kept there; until the transaction ends.
+pub fn lock(connection: &mut Connection) -> Result<(), PostgresError> {
+    connection.query(&LOCK, &[]).map(drop)
+}
+
 fn upgrade(connection: &mut Connection, cluster: &str) -> Result<Brought, SchemaError> {
-    connection.query(&LOCK, &[])?;
+    lock(connection)?;
     // Another one may have done it while we waited.
     if let Some(done) = up_to_date(connection, cluster)? {
         return Ok(done);

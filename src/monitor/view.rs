@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::observation::{Look, Observation, Sight, as_text};
-use super::registry::{Pause, Registry, kind_word};
+use super::registry::{Copied, Pause, Registry, kind_word};
 use super::report::Report;
 use super::tide::Tide;
 use crate::config::{Node, NodeKind};
@@ -31,6 +31,18 @@ pub struct Watched {
     pub registry: Option<Registry>,
     /// What is known of it at first hand, because it is this node; goes before what its registry says.
     pub own_report: Option<Report>,
+}
+
+impl Watched {
+    /// What its server says as one of this cluster. That of a witness is none: it takes writes, and they mean nothing.
+    pub fn member(&self) -> Option<&Observation> {
+        self.look.sight.seen().filter(|_| self.node.kind != NodeKind::Witness)
+    }
+
+    /// Of what its server keeps a copy, where it is a witness's.
+    fn copied(&self) -> Option<&Copied> {
+        self.registry.as_ref().and_then(|registry| registry.copied.as_ref())
+    }
 }
 
 /// The picture.
@@ -156,6 +168,17 @@ pub struct NodeView {
     pub report: Option<Report>,
     /// How old that is, in seconds; none: there is no report.
     pub report_age_seconds: Option<f64>,
+    /// The server of a witness, where it has one that answers.
+    pub witness: Option<WitnessView>,
+}
+
+/// The server of a witness.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WitnessView {
+    /// True where it follows another server, which a witness must not.
+    pub in_recovery: bool,
+    /// How old the copy of the registry is that it keeps, in seconds; none: it keeps none.
+    pub copy_age_seconds: Option<f64>,
 }
 
 /// The archiver of a node.
@@ -217,7 +240,7 @@ impl View {
             pause: registry.and_then(|registry| registry.pause.clone()),
             schema: registry.map(|registry| registry.version),
             synchronous_standby_names: primary
-                .and_then(|at| watched[at].look.sight.seen())
+                .and_then(|at| watched[at].member())
                 .map(|seen| seen.synchronous_standby_names.clone()),
             nodes,
             strangers,
@@ -234,27 +257,31 @@ impl View {
 /// and of several of those the newest timeline: a node that was promoted behind our back is not confirmed, and one that
 /// was the primary long ago is on an older timeline.
 fn primaries(watched: &[Watched]) -> (Option<usize>, Vec<usize>) {
-    let writable = |at: &usize| watched[*at].look.sight.seen().is_some_and(|seen| !seen.in_recovery);
+    let writable = |at: &usize| watched[*at].member().is_some_and(|seen| !seen.in_recovery);
     let all: Vec<usize> = (0..watched.len()).filter(writable).collect();
     let weight = |at: &usize| {
         let one = &watched[*at];
         let confirmed = one.registry.as_ref().is_some_and(|registry| registry.confirms_primary(&one.node.name));
-        let seen = one.look.sight.seen();
+        let seen = one.member();
         (confirmed, seen.map(|seen| seen.timeline), seen.and_then(|seen| seen.position))
     };
     let chosen = all.iter().copied().max_by_key(weight);
     (chosen, all.into_iter().filter(|at| Some(*at) != chosen).collect())
 }
 
-/// The primary's registry; without one that of any node.
+/// The primary's registry; without one that of any standby, and last the copy that a witness keeps.
 fn registry(watched: &[Watched], primary: Option<usize>) -> Option<&Registry> {
     let own = primary.and_then(|at| watched[at].registry.as_ref());
-    own.or_else(|| watched.iter().find_map(|one| one.registry.as_ref()))
+    let of = |witness: bool| {
+        let them = watched.iter().filter(move |one| (one.node.kind == NodeKind::Witness) == witness);
+        them.filter(move |one| !witness || one.copied().is_some()).find_map(|one| one.registry.as_ref())
+    };
+    own.or_else(|| of(false)).or_else(|| of(true))
 }
 
 fn reference(watched: &[Watched], primary: Option<usize>, tide: &Tide) -> Option<Reference> {
     let of = |one: &Watched, live: bool| {
-        let seen = one.look.sight.seen()?;
+        let seen = one.member()?;
         Some(Reference { node: one.node.name.clone(), lsn: seen.reach()?, timeline: seen.timeline, live })
     };
     if let Some(live) = primary.and_then(|at| of(&watched[at], true)) {
@@ -275,7 +302,7 @@ fn node_view(
 ) -> NodeView {
     let name = &one.node.name;
     let registered = registry.and_then(|registry| registry.node(name));
-    let seen = one.look.sight.seen();
+    let (seen, server) = (one.member(), one.look.sight.seen());
     let (state, trouble) = match &one.look.sight {
         Sight::NoServer => ("no server", None),
         Sight::Seen(_) => ("running", None),
@@ -295,10 +322,10 @@ fn node_view(
         trouble,
         unseen_seconds: one.look.unseen_for.as_secs_f64(),
         answer_seconds: one.look.took.as_secs_f64(),
-        version: seen.map(|seen| seen.version),
+        version: server.map(|server| server.version),
         timeline: seen.map(|seen| seen.timeline),
-        system_identifier: seen.map(|seen| seen.system_identifier.0.to_string()),
-        up_seconds: seen.map(|seen| (seconds(one.look.at) - seen.started).max(0.0)),
+        system_identifier: server.map(|server| server.system_identifier.0.to_string()),
+        up_seconds: server.map(|server| (seconds(one.look.at) - server.started).max(0.0)),
         upstream: followed.map(|followed| all[followed.upstream].node.name.clone()),
         replication: replication(seen, sender.is_some()),
         sync_state: sender.and_then(|sender| sender.sync_state.clone()),
@@ -311,14 +338,18 @@ fn node_view(
         slots: seen.map(slots).unwrap_or_default(),
         report,
         report_age_seconds,
+        witness: server.filter(|_| one.node.kind == NodeKind::Witness).map(|server| WitnessView {
+            in_recovery: server.in_recovery,
+            copy_age_seconds: one.copied().map(|copied| copied.age),
+        }),
     }
 }
 
 fn role(one: &Watched) -> Role {
     match (&one.look.sight, one.node.kind) {
+        (_, NodeKind::Witness) => Role::Witness,
         (Sight::Seen(seen), _) if seen.in_recovery => Role::Standby,
         (Sight::Seen(_), _) => Role::Primary,
-        (_, NodeKind::Witness) => Role::Witness,
         (Sight::NoServer, NodeKind::Dr) => Role::Dr,
         _ => Role::Unknown,
     }

@@ -11,8 +11,10 @@ use crate::cluster::contact;
 use crate::error::{Class, Failure};
 use crate::monitor::gather::gather;
 use crate::monitor::records::{Kept, Records};
+use crate::monitor::schema;
 use crate::monitor::tide::Tide;
-use crate::monitor::view::View;
+use crate::monitor::view::{NodeView, Role, View};
+use crate::postgres::error::PostgresError;
 
 /// How many events are shown when nothing else is said.
 const LIMIT: u32 = 20;
@@ -57,25 +59,29 @@ fn row(event: &Kept) -> [Cell; 6] {
     ]
 }
 
-/// Events are read on the primary, and where none answers on any standby: it has a copy.
+/// Events are read on the primary, and where none answers on any standby or witness that has a copy.
 fn anywhere(context: &Context, view: &View) -> Result<Records, Failure> {
     if view.primary.is_some() {
         return records(&context.config, view);
     }
-    let conninfos = view
-        .nodes
-        .iter()
-        .filter(|node| node.state == "running")
-        .filter_map(|node| contact::text(&context.config, &node.name));
+    let mut running: Vec<&NodeView> = view.nodes.iter().filter(|node| node.state == "running").collect();
+    // What a standby has is newer.
+    running.sort_by_key(|node| node.role == Role::Witness);
     let mut last = None;
-    for conninfo in conninfos {
-        match Records::open(&conninfo, super::PATIENCE, "cluster-monitor") {
-            Ok(records) => return Ok(records),
+    for conninfo in running.iter().filter_map(|node| contact::text(&context.config, &node.name)) {
+        match with_schema(&conninfo) {
+            Ok(Some(records)) => return Ok(records),
+            Ok(None) => {}
             Err(error) => last = Some(Failure::from(error)),
         }
     }
     Err(last.unwrap_or_else(|| {
-        Failure::new(Class::Postgres, "no node answers, so nobody can be asked what happened")
+        Failure::new(Class::Postgres, "no node answers that has a copy of what happened")
             .hinted("Run 'cluster-monitor status' to see what each of them says.")
     }))
+}
+
+fn with_schema(conninfo: &str) -> Result<Option<Records>, PostgresError> {
+    let mut records = Records::open(conninfo, super::PATIENCE, "cluster-monitor")?;
+    Ok(schema::version(records.connection())?.map(|_| records))
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use serde_json::json;
 
-use super::{print_json, records, wanted};
+use super::{PATIENCE, print_json, records, wanted};
 use crate::archive::identity::Identity;
 use crate::archive::places::Sites;
 use crate::cli::output;
 use crate::cli::run::Context;
+use crate::cluster::contact;
 use crate::config::Config;
 use crate::error::{Class, Failure};
 use crate::monitor::announce::announce;
+use crate::monitor::copy::{self, Copy, Original};
 use crate::monitor::event::Event;
 use crate::monitor::gather::gather;
 use crate::monitor::records::Records;
@@ -40,6 +42,11 @@ pub fn register(arguments: &ArgMatches, context: &Context, expected: Option<&str
     for notice in &plan.notices {
         log::warn!("{notice}");
     }
+    let mut copy = KeptCopy::plan(&plan, &config, &view, force)?;
+    if let Some(copy) = copy.as_mut().filter(|_| registry.is_some()) {
+        // Who cannot keep the copy is not registered.
+        copy.keep(&mut records, false)?;
+    }
     if !context.dry_run && !plan.unchanged {
         // Only now: a registration that is refused changes nothing.
         let brought = schema::bring_up_to_date(records.connection(), &config.cluster.name)?;
@@ -51,8 +58,44 @@ pub fn register(arguments: &ArgMatches, context: &Context, expected: Option<&str
         events.push(event(&view, &format!("{}_register", plan.row.role), &plan.row.name, details(&plan)));
         keep(&config, &mut records, events)?;
     }
-    show(context, &plan)?;
+    if let Some(copy) = copy.as_mut().filter(|_| !context.dry_run) {
+        copy.keep(&mut records, true)?;
+    }
+    show(context, &plan, copy.is_some())?;
     Ok(0)
+}
+
+/// The copy of the registry that a witness is to keep on its own server.
+struct KeptCopy {
+    witness: String,
+    cluster: String,
+    primary: String,
+    there: Records,
+    force: bool,
+}
+
+impl KeptCopy {
+    /// Connects to the witness's server. None: it has none, or it is registered unseen; its daemon makes the copy then.
+    fn plan(plan: &Plan, config: &Config, view: &View, force: bool) -> Result<Option<KeptCopy>, Failure> {
+        let witness = plan.row.name.clone();
+        let answers = view.node(&witness).is_some_and(|node| node.trouble.is_none());
+        let conninfo = contact::text(config, &witness).filter(|_| plan.keeps_copy);
+        let (Some(conninfo), Some(primary), true) = (conninfo, view.primary.clone(), answers) else { return Ok(None) };
+        let there = Records::open(&conninfo, PATIENCE, "cluster-monitor copy")?;
+        Ok(Some(KeptCopy { witness, cluster: config.cluster.name.clone(), primary, there, force }))
+    }
+
+    /// Checks whether it may be kept there, or writes it.
+    fn keep(&mut self, records: &mut Records, write: bool) -> Result<(), Failure> {
+        let original = Original::read(&self.primary, records)?;
+        let copy = Copy { witness: &self.witness, cluster: &self.cluster, force: self.force };
+        let there = self.there.connection();
+        match write {
+            true => copy.write(&original, there, &mut None)?,
+            false => copy.check(&original, there)?,
+        }
+        Ok(())
+    }
 }
 
 /// The registry, brought up to date where it is there and this is no dry run.
@@ -114,7 +157,7 @@ pub fn keep_one(
     keep(config, records, vec![event(view, name, &view.observer, details)])
 }
 
-fn show(context: &Context, plan: &Plan) -> Result<(), Failure> {
+fn show(context: &Context, plan: &Plan, copied: bool) -> Result<(), Failure> {
     if context.json {
         return print_json(&json!({ "dry_run": context.dry_run, "plan": plan }));
     }
@@ -125,9 +168,12 @@ fn show(context: &Context, plan: &Plan) -> Result<(), Failure> {
         (false, false) => "is registered",
     };
     let retired = plan.retires.as_ref().map(|other| format!("; {other} goes out of service")).unwrap_or_default();
+    let copied = if copied { "; its own server keeps a copy of the registry" } else { "" };
     match context.quiet {
         true => Ok(()),
-        false => output::print(&format!("{} {verb} as {} with the id {}{retired}\n", row.name, row.role, row.id)),
+        false => {
+            output::print(&format!("{} {verb} as {} with the id {}{retired}{copied}\n", row.name, row.role, row.id))
+        }
     }
 }
 
@@ -146,6 +192,9 @@ pub fn unregister(arguments: &ArgMatches, context: &Context) -> Result<u8, Failu
             event(&view, &format!("{}_unregister", known.role), name, format!("the id {} is free", known.id));
         event.node_id = Some(known.id);
         keep(&config, &mut records, vec![event])?;
+        if known.kind == "witness" {
+            forget_copy(&config, name, &mut records);
+        }
     }
     if context.json {
         print_json(&json!({ "dry_run": context.dry_run, "removed": known }))?;
@@ -154,4 +203,15 @@ pub fn unregister(arguments: &ArgMatches, context: &Context) -> Result<u8, Failu
         output::print(&format!("{name} {verb} registered\n"))?;
     }
     Ok(0)
+}
+
+/// Empties the copy that a witness keeps, for it gets old from now on. One that does not answer keeps it.
+fn forget_copy(config: &Config, name: &str, records: &mut Records) {
+    let Some(conninfo) = contact::text(config, name) else { return };
+    let cleared = Records::open(&conninfo, PATIENCE, "cluster-monitor copy")
+        .and_then(|mut there| copy::clear(records.connection(), there.connection()));
+    if let Err(error) = cleared {
+        let failure = Failure::from(error);
+        log::warn!("the copy of the registry on {name} stays: {}; it may be dropped: schema 'pgwarm'", failure.message);
+    }
 }

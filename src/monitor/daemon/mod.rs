@@ -26,12 +26,14 @@ use crate::wal::Lsn;
 
 pub mod board;
 pub mod clerk;
+pub mod copyist;
 pub mod crew;
 pub mod duties;
 pub mod series;
 
 use board::Board;
 use clerk::{Clerk, Heard, Job};
+use copyist::Copyist;
 use crew::Crew;
 
 /// What costs a little more is looked at so often.
@@ -67,6 +69,7 @@ pub struct Daemon<'a> {
     crew: Crew,
     clerk: Clerk,
     survey: Survey,
+    copyist: Copyist,
     tide: Tide,
     known: States,
     /// True once it is known what the database was told before we came.
@@ -75,6 +78,7 @@ pub struct Daemon<'a> {
     remembered: bool,
     full_at: Instant,
     lag_at: Instant,
+    copy_at: Instant,
     clean_up_at: Instant,
     /// Register anew whatever the registry says, as after a reload.
     insist: bool,
@@ -96,12 +100,14 @@ impl<'a> Daemon<'a> {
             crew: Crew::new(config).map_err(no_thread)?,
             clerk: Clerk::start(config).map_err(no_thread)?,
             survey: Survey::start(config).map_err(no_thread)?,
+            copyist: Copyist::start(config).map_err(no_thread)?,
             tide: Tide::new(POSITIONS_MAX),
             known: States::new(),
             caught_up: false,
             remembered: false,
             full_at: now,
             lag_at: now,
+            copy_at: now,
             clean_up_at: now + CLEAN_UP_EVERY,
             insist: false,
         })
@@ -275,11 +281,27 @@ impl<'a> Daemon<'a> {
             let node = Box::new(node.clone());
             self.clerk.hand(Job::Lag { view: Arc::clone(view), node, report: report.map(Box::new) });
         }
+        self.copy(view);
         if Instant::now() >= self.clean_up_at {
             self.clean_up_at = Instant::now() + CLEAN_UP_EVERY;
             if view.primary.as_ref() == Some(&self.config.local.node) {
                 self.clerk.hand(Job::CleanUp);
             }
+        }
+    }
+
+    /// Has a witness keep a copy of what the primary has. Where two nodes take writes nobody knows whose to keep.
+    fn copy(&mut self, view: &View) {
+        let own = view.node(&self.config.local.node);
+        let due = self.copyist.is_at_work() && Instant::now() >= self.copy_at;
+        if !due || !view.rivals.is_empty() || own.is_none_or(|own| own.registered.is_none()) {
+            return;
+        }
+        let Some(primary) = view.primary.as_deref() else { return };
+        let every = self.config.monitor.history;
+        self.copy_at = Instant::now() + if every.is_zero() { FULL_EVERY } else { every };
+        if let Some(conninfo) = contact::text(&self.config, primary) {
+            self.copyist.hand(primary, &conninfo);
         }
     }
 
@@ -300,6 +322,7 @@ impl<'a> Daemon<'a> {
         self.clerk.finish(LAST_WORDS);
         self.clerk = Clerk::start(&config).map_err(no_thread)?;
         self.survey = Survey::start(&config).map_err(no_thread)?;
+        self.copyist = Copyist::start(&config).map_err(no_thread)?;
         self.config = config;
         self.full_at = Instant::now();
         self.insist = true;

@@ -65,7 +65,8 @@ function card(view, { node, x, y }) {
   const worst = view.findings.filter((one) => one.subject.split(/[/ ]/)[0] === node.name).map((one) => one.level);
   const level = ["critical", "warning", "unknown"].find((one) => worst.includes(one)) || "ok";
   const behind = mark(node);
-  const state = node.state === "running"
+  const state = node.witness ? (node.witness.copy_age_seconds === null ? "keeps no copy" : `keeps a copy, ${span(node.witness.copy_age_seconds)} old`)
+    : node.state === "running"
     ? `timeline ${node.timeline}${node.replay_paused ? " · replay paused" : ""}${node.apply_delay_seconds ? ` · delayed ${span(node.apply_delay_seconds)}` : ""}`
     : node.state === "no server" ? (node.role === "witness" ? "holds no data" : "holds an archive") : `${node.state} for ${span(node.unseen_seconds)}`;
   const distance = node.name === view.primary ? `at ${view.reference.lsn}`

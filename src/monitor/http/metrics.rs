@@ -95,7 +95,7 @@ fn node_metrics(text: &mut String, view: &View) {
         ];
         info.add(&labels, Some(1.0));
     }
-    let gauges: [(&str, &str, Reading); 5] = [
+    let gauges: [(&str, &str, Reading); 6] = [
         ("pgwarm_node_up", "1 where the server answers; absent for a node without one.", |node| {
             (node.state != "no server").then(|| f64::from(u8::from(node.state == "running")))
         }),
@@ -104,6 +104,9 @@ fn node_metrics(text: &mut String, view: &View) {
         ("pgwarm_node_timeline", "Its timeline.", |node| node.timeline.map(|timeline| f64::from(timeline.0))),
         ("pgwarm_node_replay_paused", "1 while replay is paused.", |node| {
             node.replication.map(|_| f64::from(u8::from(node.replay_paused)))
+        }),
+        ("pgwarm_witness_copy_age_seconds", "How old the copy is that a witness keeps.", |node| {
+            node.witness.as_ref().and_then(|witness| witness.copy_age_seconds)
         }),
     ];
     for (name, help, value) in gauges {

@@ -20,6 +20,10 @@ pub fn judge(view: &View, node: &NodeView, limits: &Limits<'_>) -> Vec<Finding> 
 
 /// A server of another cluster must not be taken for one of this.
 fn system(view: &View, node: &NodeView) -> Option<Finding> {
+    // That of a witness must be another's.
+    if node.role == Role::Witness {
+        return None;
+    }
     let own = node.system_identifier.as_ref()?;
     let primary = view.primary.as_ref().and_then(|name| view.node(name))?.system_identifier.as_ref()?;
     if own == primary {

@@ -172,3 +172,21 @@ fn registration_is_compared_with_what_is_seen() {
     let findings = judged(&scene.view(), &limits());
     assert!(!findings.iter().any(|finding| finding.check == "registration"));
 }
+
+#[test]
+fn the_copy_of_a_witness_is_there_and_new_and_its_server_another() {
+    assert_eq!(level(&Scene::healthy().keeping(Some(5.0)), "copy", "w"), Level::Ok);
+    assert_eq!(level(&Scene::healthy().keeping(Some(50.0)), "copy", "w"), Level::Warning);
+    assert_eq!(level(&Scene::healthy().keeping(None), "copy", "w"), Level::Warning);
+    let mut same = Scene::healthy().keeping(Some(5.0));
+    same.seen("w").system_identifier = same.seen("db1").system_identifier;
+    assert_eq!(level(&same, "copy", "w"), Level::Critical);
+    let mut follows = Scene::healthy().keeping(Some(5.0));
+    follows.seen("w").in_recovery = true;
+    assert_eq!(level(&follows, "copy", "w"), Level::Critical);
+    // Nothing can be copied while there is no primary; a witness that is away is no loss of data.
+    let findings = judged(&Scene::healthy().keeping(Some(500.0)).gone("db1", How::Refused).view(), &limits());
+    assert!(findings.iter().all(|finding| finding.check != "copy"), "{findings:#?}");
+    let away = Scene::healthy().keeping(Some(5.0)).gone("w", How::Refused).gone("db1", How::Refused);
+    assert_eq!(level(&away, "witness", "w"), Level::Warning);
+}

@@ -7,7 +7,7 @@ use crate::monitor::observation::tests::{primary, standby};
 use crate::monitor::observation::{How, Sender};
 use crate::monitor::registry::tests::registry;
 use crate::monitor::report::ArchiveState;
-use crate::wal::SegmentSize;
+use crate::wal::{SegmentSize, SystemId};
 
 /// A cluster: db1 is the primary, db2 follows it, db3 follows db2, dr1 holds an archive, w votes.
 #[derive(Clone)]
@@ -115,6 +115,18 @@ impl Scene {
     pub fn promoted(mut self, name: &str, timeline: u32) -> Scene {
         let seen = Observation { timeline: TimelineId(timeline), ..primary("0/5000200") };
         self.set(name, Sight::Seen(Box::new(seen)));
+        self
+    }
+
+    /// The same with a witness that has a server of its own, and keeps a copy on it that is so old.
+    pub fn keeping(mut self, age: Option<f64>) -> Scene {
+        let copied = |age| Copied { system_identifier: "-7".to_owned(), timeline: 1, primary: "db1".to_owned(), age };
+        let roster = self.one("db1").registry.clone().map(|roster| Registry { copied: age.map(copied), ..roster });
+        let own = Observation { system_identifier: SystemId(9), timeline: TimelineId(7), ..primary("9/0") };
+        let one = self.one("w");
+        one.node.conninfo = Some("host=w".to_owned());
+        one.registry = roster;
+        self.set("w", Sight::Seen(Box::new(own)));
         self
     }
 
@@ -271,4 +283,23 @@ proptest! {
             prop_assert!(seconds.is_none() || mark.and_then(|mark| mark.bytes) == Some(0));
         }
     }
+}
+
+#[test]
+fn the_server_of_a_witness_is_none_of_the_cluster_and_its_copy_counts_last() {
+    let view = Scene::healthy().keeping(Some(3.0)).view();
+    // It takes writes on a later timeline and is further, all of which means nothing.
+    assert_eq!((view.primary.as_deref(), view.rivals.len()), (Some("db1"), 0));
+    let witness = view.node("w").expect("because the scene has it");
+    assert_eq!((witness.role, witness.state, witness.timeline), (Role::Witness, "running", None));
+    assert_eq!((&witness.lag, &witness.archiver), (&Lag::default(), &None));
+    let all = ["db1", "db2", "db3"];
+    let alone = all.into_iter().fold(Scene::healthy().keeping(Some(3.0)), |scene, name| scene.gone(name, How::Hung));
+    let view = alone.view();
+    assert_eq!((view.primary.as_deref(), &view.reference), (None, &None));
+    let db1 = view.node("db1").expect("because the scene has it");
+    assert_eq!((db1.id, db1.registered.as_deref()), (Some(1), Some("primary")));
+    // A database that is no copy of this registry says nothing about the cluster.
+    let other = all.into_iter().fold(Scene::healthy().keeping(None), |scene, name| scene.gone(name, How::Hung));
+    assert_eq!(other.view().schema, None);
 }

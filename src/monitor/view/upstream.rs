@@ -27,7 +27,7 @@ pub struct Followed {
 impl Followed {
     /// What the upstream says of the standby.
     pub fn sender<'a>(&self, all: &'a [Watched]) -> Option<&'a Sender> {
-        all[self.upstream].look.sight.seen()?.senders.get(self.row?)
+        all[self.upstream].member()?.senders.get(self.row?)
     }
 }
 
@@ -38,7 +38,7 @@ pub fn of_all(watched: &[Watched]) -> Vec<Option<Followed>> {
 
 fn of(watched: &[Watched], standby: usize) -> Option<Followed> {
     let one = &watched[standby];
-    let seen = one.look.sight.seen();
+    let seen = one.member();
     if seen.is_some_and(|seen| !seen.in_recovery) {
         return None;
     }
@@ -49,7 +49,7 @@ fn of(watched: &[Watched], standby: usize) -> Option<Followed> {
     }
     let names = names(one, receiver);
     let others = (0..watched.len()).filter(|at| *at != standby);
-    let row = |at: usize| row(watched[at].look.sight.seen()?, &names);
+    let row = |at: usize| row(watched[at].member()?, &names);
     if let Some(receiver) = receiver {
         let named = others.clone().find(|at| is_at(&watched[*at].node, receiver));
         if let Some(upstream) = named {
