@@ -195,6 +195,23 @@ fn a_node_that_cannot_be_reached_is_critical_and_an_unknown_host_key_is_never_ta
     scene.layout.program("alpha", "check-node").args(["--ping", "beta"]).run().expect_code(40);
 }
 
+/// As the README has it: a conninfo without a host is right on its own node, and on another one leads to its host.
+#[test]
+fn the_own_server_is_not_taken_for_another_nodes() {
+    let mut scene = Scene::new("hostless", &[]);
+    let hostless = format!("port={} user=postgres dbname=postgres", scene.alpha.port());
+    // What listens beside alpha is alpha, and nothing does on beta's host.
+    scene.layout.node_mut("beta").set("host", "127.0.0.77").set("conninfo", hostless);
+    scene.layout.write();
+    let socket = scene.alpha.socket_dir().display().to_string();
+    let said = scene.layout.program("alpha", "check-node").arg("--json").env("PGHOST", socket).run();
+    let report: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let findings = report["findings"].as_array().cloned().unwrap_or_default();
+    let role = findings.iter().find(|finding| finding["check"] == "role" && finding["subject"] == "beta");
+    let role = role.unwrap_or_else(|| panic!("nothing is said of beta: {said}"));
+    assert!(role["level"] == "unknown" && role["message"].to_string().contains("127.0.0.77"), "{role:#}");
+}
+
 #[test]
 fn two_primaries_and_a_foreign_archive_are_critical() {
     let mut scene = Scene::new("two", &[]).with_archives();

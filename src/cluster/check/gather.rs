@@ -37,7 +37,7 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
 
 fn look_at(config: &Config, node: &Node, shared: PathBuf) -> Peer {
     thread::scope(|scope| {
-        let role = scope.spawn(|| server::role_of(node, SERVER_PATIENCE));
+        let role = scope.spawn(|| server::role_of(config, node, SERVER_PATIENCE));
         let probe = node.host.as_ref().map(|_| peer::probe(config, node, &shared));
         Peer { name: node.name.clone(), kind: node.kind, probe, has_archive: node.archive.is_some(), role: join(role) }
     })

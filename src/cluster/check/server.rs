@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::facts::{Archiver, Control, Role, Server, Settings, SettingsSource, Told, Waiting};
 use super::local::{bounded, told, waiting};
 use super::rules::SETTING_NAMES;
-use crate::config::{Node, NodeKind};
+use crate::config::{Config, Node, NodeKind};
 use crate::error::{Explain, Failure};
 use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
+use crate::postgres::contact;
 use crate::postgres::control::{ControlError, ControlFile};
 use crate::postgres::facts::{ArchiverFacts, NodeFacts};
 use crate::postgres::settings::Settings as FileSettings;
@@ -57,12 +58,14 @@ pub fn gather(node: &Node, patience: Duration) -> Option<Server> {
 }
 
 /// What the server of another node does.
-pub fn role_of(node: &Node, patience: Duration) -> Option<Result<Role, String>> {
-    if node.kind == NodeKind::Witness {
+pub fn role_of(config: &Config, node: &Node, patience: Duration) -> Option<Result<Role, String>> {
+    if node.kind == NodeKind::Witness || node.conninfo.is_none() {
         return None;
     }
-    let conninfo = node.conninfo.as_ref()?;
-    Some(open(conninfo, patience).and_then(|mut connection| {
+    // Without the host of the node put in, the own server would answer for the other one.
+    let conninfo = contact::conninfo(config, node).map_err(words);
+    Some(conninfo.and_then(|conninfo| {
+        let mut connection = connect(&conninfo, patience, "check-node").map_err(words)?;
         let standby = connection.is_in_recovery().map_err(words)?;
         Ok(if standby { Role::Standby } else { Role::Primary })
     }))
@@ -72,13 +75,9 @@ fn words(error: impl Explain) -> String {
     Failure::from(error).message
 }
 
-fn open(conninfo: &str, patience: Duration) -> Result<Connection, String> {
-    let conninfo = Conninfo::parse(conninfo).map_err(words)?;
-    connect(&conninfo, patience, "check-node").map_err(words)
-}
-
 fn ask(conninfo: &str, patience: Duration) -> Result<Live, String> {
-    let mut connection = open(conninfo, patience)?;
+    let conninfo = Conninfo::parse(conninfo).map_err(words)?;
+    let mut connection = connect(&conninfo, patience, "check-node").map_err(words)?;
     let facts = connection.node_facts().map_err(words)?;
     let settings = live_settings(&mut connection);
     Ok(Live { facts, settings })
