@@ -80,10 +80,14 @@ pub fn run(scene: &Scene<'_>, policy: &Policy) -> Result<Report, Failure> {
     carry_out(scene, journal, &policy, None, begun)
 }
 
-/// A run that goes on need not be told again what the first one was.
+/// A run that goes on need not be told again what the first one was, unless that was long ago.
 fn with_what_was_allowed(journal: &Journal, policy: &Policy) -> Policy {
     let mut policy = policy.clone();
-    if let Some(before) = journal.policy() {
+    if journal.is_old() {
+        log::warn!(
+            "that was long ago: what was lifted, and who was fenced or said to be down, does not count any more"
+        );
+    } else if let Some(before) = journal.policy() {
         policy.lifted.extend(&before.lifted);
         policy.down.extend(before.down.iter().cloned());
         policy.ignored.extend(before.ignored.iter().cloned());
@@ -185,7 +189,8 @@ fn policy_now(journal: &Journal, policy: &Policy) -> Policy {
     if now.intent == Intent::Switchover && journal.has_done("flush") {
         now.intent = Intent::Failover;
         // Whoever was silent beside a primary that lived is not the primary.
-        let silent = journal.decided().map(|(seen, _)| seen.others.iter().map(|other| other.name.clone()));
+        let decided = journal.decided().filter(|_| !journal.is_old());
+        let silent = decided.map(|(seen, _)| seen.others.iter().map(|other| other.name.clone()));
         now.down.extend(silent.into_iter().flatten());
     }
     now

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use chrono::{Local, SecondsFormat};
+use chrono::{DateTime, Local, SecondsFormat, TimeDelta};
 use serde::{Deserialize, Serialize};
 
 use super::decide::Verdict;
@@ -26,6 +26,10 @@ use crate::system::durable;
 
 /// So many operations that ended are kept.
 const KEPT: usize = 20;
+
+/// An operation is gone on with as it was begun for so long, in minutes. Behind that, who was proven or said to be stopped
+/// may have been started again, and is neither.
+const HOLDS: i64 = 60;
 
 /// The operation that is under way.
 const CURRENT: &str = "current.journal";
@@ -69,6 +73,8 @@ pub struct Journal {
     folder: PathBuf,
     file: File,
     lines: Vec<Line>,
+    /// So many lines are so old that what they prove or allow does not count any more.
+    old: usize,
 }
 
 impl Journal {
@@ -88,11 +94,12 @@ impl Journal {
                 .to_owned(),
         })?;
         if lines.is_empty() || matches!(lines.last(), Some(Line { entry: Entry::Ended { .. }, .. })) {
-            let journal = Journal { file: open(&path, whole)?, folder, lines };
+            let journal = Journal { file: open(&path, whole)?, folder, lines, old: 0 };
             journal.put_away()?;
             return Ok(None);
         }
-        Ok(Some(Journal { file: open(&path, whole)?, folder, lines }))
+        let old = if lines.last().is_some_and(Line::is_recent) { 0 } else { lines.len() };
+        Ok(Some(Journal { file: open(&path, whole)?, folder, lines, old }))
     }
 
     /// Begins an operation.
@@ -100,7 +107,7 @@ impl Journal {
         let folder = folder(spool);
         spool.make(&folder)?;
         let path = folder.join(CURRENT);
-        let mut journal = Journal { file: open(&path, 0)?, folder, lines: Vec::new() };
+        let mut journal = Journal { file: open(&path, 0)?, folder, lines: Vec::new(), old: 0 };
         let id = durable::temporary_name().trim_start_matches(durable::TEMPORARY_PREFIX).to_owned();
         journal.note(Entry::Begun { id, node: node.to_owned(), policy: policy.clone() })?;
         durable::sync_directory(&journal.folder).map_err(ArchiveError::io("fsync", &journal.folder))?;
@@ -156,6 +163,11 @@ impl Journal {
         })
     }
 
+    /// True where the operation was begun so long ago that nothing counts any more of what was allowed or proven then.
+    pub fn is_old(&self) -> bool {
+        self.old > 0
+    }
+
     /// The operation's own name.
     pub fn id(&self) -> String {
         let begun = self.entries().find_map(|entry| match entry {
@@ -175,11 +187,11 @@ impl Journal {
 
     /// The nodes that are proven to be stopped.
     pub fn fenced(&self) -> Vec<Fenced> {
-        let proved = |entry: &Entry| match entry {
+        let proved = |line: &Line| match &line.entry {
             Entry::Proved { fenced } => Some(fenced.clone()),
             _ => None,
         };
-        self.entries().filter_map(proved).collect()
+        self.lines[self.old..].iter().filter_map(proved).collect()
     }
 
     /// How the receiver was set before it was stopped.
@@ -210,6 +222,14 @@ impl Journal {
 
     fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.lines.iter().map(|line| &line.entry)
+    }
+}
+
+impl Line {
+    /// True for one that was written a short time ago, by this machine's clock; one of the future is of another clock.
+    fn is_recent(&self) -> bool {
+        let age = DateTime::parse_from_rfc3339(&self.at).map(|at| Local::now().signed_duration_since(at).abs());
+        age.is_ok_and(|age| age <= TimeDelta::minutes(HOLDS))
     }
 }
 
@@ -292,6 +312,28 @@ mod tests {
         add(b"{\"at\":\"now\",\"entry\":\"of a later release\"}\n");
         let refused = Journal::unfinished(&spool).err().expect("because nobody knows what was begun");
         assert!(refused.to_string().contains("line 3 of"), "{refused}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_proven_long_ago_is_not_proven_any_more() -> Result<(), ArchiveError> {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        let spool = Spool::new(folder.path());
+        let proof = |node: &str| Fenced { node: node.to_owned(), how: "the fence succeeded".to_owned() };
+        let mut journal = Journal::begin(&spool, "beta", &policy())?;
+        journal.note(Entry::Proved { fenced: proof("alpha") })?;
+        let journal = Journal::unfinished(&spool)?.expect("because it was not ended");
+        assert_eq!((journal.is_old(), journal.fenced()), (false, vec![proof("alpha")]));
+        let path = super::folder(&spool).join(CURRENT);
+        let text = fs::read_to_string(&path).expect("because it is ours");
+        let mut lines: Vec<Line> = text.lines().map(|line| serde_json::from_str(line).expect("its line")).collect();
+        lines.iter_mut().for_each(|line| line.at = "2026-01-01T00:00:00+00:00".to_owned());
+        let text: String = lines.iter().map(|line| serde_json::json!(line).to_string() + "\n").collect();
+        fs::write(&path, text).expect("because it is ours");
+        let mut journal = Journal::unfinished(&spool)?.expect("because it was not ended");
+        assert_eq!((journal.is_old(), journal.fenced()), (true, Vec::new()));
+        journal.note(Entry::Proved { fenced: proof("gamma") })?;
+        assert_eq!(journal.fenced(), [proof("gamma")]);
         Ok(())
     }
 
