@@ -5,18 +5,20 @@ use crate::config::{Config, Node};
 use crate::error::Failure;
 use crate::failover::observation::{Contact, Fact};
 use crate::postgres::connection::connect;
+use crate::postgres::conninfo::Conninfo;
 use crate::postgres::error::PostgresError;
 
 /// Asks a server what it is.
 pub fn contact(config: &Config, node: &Node) -> Fact<Contact> {
-    let source = format!("its server ({})", node.conninfo.as_deref().unwrap_or("no conninfo"));
-    Fact::new(source, ask(config, node))
+    // Without the host of the node put in, the own server would answer for the other one.
+    match conninfo(config, node) {
+        Ok(conninfo) => Fact::new(format!("its server ({conninfo})"), ask(config, &conninfo)),
+        Err(error) => Fact::new("its server", Err(Failure::from(error).message)),
+    }
 }
 
-fn ask(config: &Config, node: &Node) -> Result<Contact, String> {
-    // Without the host of the node put in, the own server would answer for the other one.
-    let conninfo = conninfo(config, node).map_err(|error| Failure::from(error).message)?;
-    let asked = connect(&conninfo, config.failover.contact, "trigger-failover").and_then(|mut connection| {
+fn ask(config: &Config, conninfo: &Conninfo) -> Result<Contact, String> {
+    let asked = connect(conninfo, config.failover.contact, "trigger-failover").and_then(|mut connection| {
         let facts = connection.node_facts()?;
         Ok(if facts.in_recovery { Contact::Standby { received: facts.received } } else { Contact::Primary })
     });
