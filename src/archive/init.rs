@@ -4,6 +4,7 @@
 //! again.
 
 use std::fs;
+use std::path::Path;
 
 use super::ArchiveError;
 use super::identity::{self, Identity};
@@ -53,7 +54,10 @@ fn known<'a>(config: &'a Config, name: &str) -> Result<&'a Node, ArchiveError> {
 
 /// The identity comes from the server of this node, or where it has none, from an archive that exists.
 fn identity_here(config: &Config) -> Result<Identity, ArchiveError> {
-    if let Some(pgdata) = config.own().pgdata.as_deref().filter(|pgdata| pgdata.join("global/pg_control").exists()) {
+    let own = config.own().pgdata.as_deref();
+    // One that cannot be looked at is read for the error.
+    let is_there = |pgdata: &&Path| pgdata.join("global/pg_control").try_exists().unwrap_or(true);
+    if let Some(pgdata) = own.filter(is_there) {
         let control = ControlFile::read(pgdata).map_err(|error| ArchiveError::Elsewhere(error.into()))?;
         return Ok(Identity::new(&config.cluster.name, control.system_id, control.segment_size));
     }
@@ -64,8 +68,13 @@ fn identity_here(config: &Config) -> Result<Identity, ArchiveError> {
         }
     }
     Err(ArchiveError::Refused {
-        reason: "this node has no server to take the identity from, and no archive can be read".to_owned(),
-        hint: format!("Set node.{}.pgdata, or run it on a node with a server.", config.local.node),
+        reason: match own {
+            Some(pgdata) => {
+                format!("'{}' holds no server to take the identity from, and no archive can be read", pgdata.display())
+            }
+            None => "this node has no server to take the identity from, and no archive can be read".to_owned(),
+        },
+        hint: format!("Check node.{}.pgdata, or run it on a node with a server.", config.local.node),
     })
 }
 
