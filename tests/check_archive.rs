@@ -302,6 +302,9 @@ fn timelines_that_nothing_leads_to_are_named() {
 fn what_was_discarded_and_what_waits_in_a_queue_is_told() {
     let mut scene = Scene::new("discarded", 2);
     let (waits, gone) = (scene.segment(), scene.segment());
+    // The call that archived the last one drains queues before it ends.
+    let done = |name: &str| scene.alpha.pgdata().join(format!("pg_wal/archive_status/{name}.done")).exists();
+    wait_until(PATIENCE, "the archiver has nothing to do", || done(&gone));
     // A segment that the archive lacks waits in its queue, and nowhere else.
     let queue = scene.layout.node("alpha").spool.join("queue");
     for folder in [&queue, &queue.join("alpha")] {
