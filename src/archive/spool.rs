@@ -1,7 +1,8 @@
 //! What this machine keeps beside the archives: queues, deliveries under way, caches, the worker's socket.
 //!
-//! Only the queues and the quarantine hold anything that cannot be made again, and the switches say what an operator or
-//! a promotion decided. Everything else here may be deleted at any time.
+//! Only the queues, the quarantine and what was set aside of a former primary cannot be made again. The switches and
+//! the journals say what an operator or a promotion decided, and how far it has come. Everything else here may be
+//! deleted at any time.
 
 use std::fs;
 use std::io;
