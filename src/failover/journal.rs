@@ -27,8 +27,8 @@ use crate::system::durable;
 /// So many operations that ended are kept.
 const KEPT: usize = 20;
 
-/// An operation is gone on with as it was begun for so long, in minutes. Behind that, who was proven or said to be stopped
-/// may have been started again, and is neither.
+/// An operation is gone on with as it was begun for so long, in minutes. Behind that, who was proven or said to be
+/// stopped may have been started again, and is neither.
 const HOLDS: i64 = 60;
 
 /// The operation that is under way.
