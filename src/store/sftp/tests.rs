@@ -273,7 +273,8 @@ fn a_peer_that_stops_is_noticed_and_a_new_session_is_made_afterwards() {
 fn a_session_that_was_ended_is_made_anew() {
     let server = Server::start();
     let store = server.open(&server.root()).expect("because the server works");
-    let file = TestFile::new(&noise(3 << 20, 1));
+    // More than can be on the way to a reader that has asked for its beginning.
+    let file = TestFile::new(&noise(12 << 20, 1));
     store.publish(&path("x"), &file.payload, &[]).expect("because the server works");
     let mut reader = store.open(&path("x")).expect("because it is there").expect("because it is there");
     reader.read_exact(&mut [0; 10]).expect("because the server works");
