@@ -4,10 +4,14 @@
 
 mod support;
 
+#[path = "cluster_monitor/browser.rs"]
+mod browser;
 #[path = "cluster_monitor/kept.rs"]
 mod kept;
 #[path = "cluster_monitor/scene.rs"]
 mod scene;
+#[path = "cluster_monitor/wall.rs"]
+mod wall;
 
 use std::time::{Duration, Instant};
 
@@ -261,4 +265,15 @@ fn a_witness_with_a_server_tells_of_the_cluster_when_no_other_server_answers() {
     kept.run("w", &["witness", "unregister"]).expect_ok();
     assert_eq!(kept.own.query("select count(*) from pgwarm.nodes"), "0");
     assert_eq!(kept.db1.query("select string_agg(name, ',') from pgwarm.nodes"), "db1");
+}
+
+#[test]
+fn the_page_is_drawn_in_a_browser_from_before_the_daemon_began() {
+    let mut scene = Scene::start("wall").registered();
+    scene.backed_up_with_a_gap();
+    scene.remembered();
+    let _daemons: Vec<_> = ["db1", "db2", "db3", "dr1", "w"].into_iter().map(|node| scene.daemon(node)).collect();
+    let port = scene.http["db1"];
+    scene.past_is_shown(port);
+    scene.page_is_drawn(port);
 }

@@ -202,7 +202,8 @@ function backups(view, node, archive) {
   const newest = archive.backups.at(-1);
   const words = [newest ? `${archive.backups.length} backup${archive.backups.length > 1 ? "s" : ""}, the newest ${span(view.epoch - newest.finished)} old` : "no backup"];
   if (archive.missing) words.push(`${archive.missing} segment${archive.missing > 1 ? "s" : ""} missing`);
-  if (node.lag.restorable) words.push(`can be restored to ${span(node.lag.restorable.seconds)} ago`);
+  const reach = node.lag.restorable;
+  if (reach) words.push(`can be restored to ${reach.seconds === null ? `${bytes(reach.bytes)} behind` : `${span(reach.seconds)} ago`}`);
   const drill = node.report.drill;
   words.push(drill ? `${drill.successful ? "last restore proven" : "last drill FAILED"} ${span(view.epoch - drill.at)} ago` : "no restore proven yet");
   return words.join(" · ");

@@ -84,7 +84,8 @@ function paths(view) {
 
 function events(all) {
   const now = Date.now() / 1000;
-  const shown = all.slice(0, 30).map((one) => el("li", { title: one.time }, [
+  // What could not be written down at once has a later number, and an earlier time.
+  const shown = [...all].sort((a, b) => b.epoch - a.epoch).slice(0, 30).map((one) => el("li", { title: one.time }, [
     el("time", {}, now - one.epoch < 86400 ? clock(one.epoch, { second: "2-digit" }) : new Date(one.epoch * 1000).toLocaleDateString()),
     el("div", {}, [
       el("b", { class: one.successful ? "" : "critical" }, one.event.replaceAll("_", " ")), " ", one.node,
