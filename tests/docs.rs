@@ -94,10 +94,29 @@ fn the_codes_for_those_who_come_from_repmgr_are_ours() {
     let monitor = pgwarm::cli::program("cluster-monitor").expect("because it is ours");
     let known: BTreeSet<u8> = help::exit_codes(monitor).iter().map(|row| row.code).collect();
     let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
-    // As repmgr 5.3 numbers them (errcode.h); those for its own barman and configuration of rsync have no match here.
-    let theirs = ["1 ", "6 ", "7 ", "8 ", "9 ", "11 ", "12 ", "18 ", "22 ", "23 ", "24 ", "25 ", "26 "];
+    // As errcode.h of repmgr 4 and 5 has them; those about files, memory, barman and services have no match here.
+    let theirs = [
+        "1 ERR_BAD_CONFIG",
+        "4 ERR_NO_RESTART",
+        "5 ERR_LOCAL_COMMAND",
+        "6 ERR_DB_CONN",
+        "7 ERR_DB_QUERY",
+        "8 ERR_PROMOTION_FAIL",
+        "9 ERR_MONITORING_TIMEOUT",
+        "11 ERR_FAILOVER_FAIL",
+        "12 ERR_BAD_SSH",
+        "18 ERR_SWITCHOVER_FAIL",
+        "22 ERR_SWITCHOVER_INCOMPLETE",
+        "23 ERR_FOLLOW_FAIL",
+        "24 ERR_REJOIN_FAIL",
+        "25 ERR_NODE_STATUS",
+        "26 ERR_REPMGRD_PAUSE",
+    ];
     for code in theirs {
-        assert!(rows.iter().any(|row| row.contains(&format!(" {code}ERR_"))), "{code} is not mapped");
+        assert!(
+            rows.iter().any(|row| row.split(['|', ',', '(']).any(|part| part.trim() == code)),
+            "{code} is not mapped"
+        );
     }
     for row in rows {
         let ours = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
