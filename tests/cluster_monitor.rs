@@ -10,6 +10,8 @@ mod browser;
 mod kept;
 #[path = "cluster_monitor/scene.rs"]
 mod scene;
+#[path = "cluster_monitor/service.rs"]
+mod service;
 #[path = "cluster_monitor/wall.rs"]
 mod wall;
 
@@ -20,7 +22,7 @@ use scene::{Scene, get};
 use serde_json::Value;
 use support::{PATIENCE, Server, Stop, wait_for, wait_until};
 
-/// What the issue of a role change may take to be seen: an interval, a look and a write.
+/// What a change of role may take to be seen and written down.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 #[test]
@@ -107,6 +109,8 @@ fn the_picture_is_right_whoever_is_gone() {
 #[test]
 fn the_daemons_see_what_happens_and_tell_it_once() {
     let mut scene = Scene::start("watching");
+    // What is seen within so long is so with the interval that nobody has set.
+    scene.layout.set("monitor", "interval", "1s");
     scene.notify();
     // They register what is missing, the primary first.
     let _daemons: Vec<_> = ["db1", "db2", "db3", "dr1", "w"].into_iter().map(|node| scene.daemon(node)).collect();
@@ -135,8 +139,9 @@ fn the_daemons_see_what_happens_and_tell_it_once() {
     // A promotion behind our back, while the primary lives.
     scene.db3.promote();
     let begun = Instant::now();
-    let rogue = "select count(*) from pgwarm.events where event = 'rogue_promotion' and node_name = 'db3'";
-    wait_until(PATIENCE, "the rogue is seen", || scene.db1.query(rogue) == "1");
+    let rogue = "select count(*) from pgwarm.events \
+                 where event in ('rogue_promotion', 'role_change') and node_name = 'db3'";
+    wait_until(PATIENCE, "the rogue and its new role are seen", || scene.db1.query(rogue) == "2");
     let took = begun.elapsed();
     assert!(took < SEEN_WITHIN, "it took {took:?}");
     scene.wait_told("rogue_promotion db3", 1);
@@ -152,7 +157,8 @@ fn the_daemons_see_what_happens_and_tell_it_once() {
 
 #[test]
 fn answers_come_at_once_whatever_hangs_and_nothing_is_left_behind() {
-    let scene = Scene::start("hanging");
+    // Registered, so that what happens is written down and nobody keeps a lock on the way for having told it.
+    let scene = Scene::start("hanging").registered();
     let daemon = scene.daemon("db2");
     let port = scene.http["db2"];
     wait_until(PATIENCE, "it answers", || get(port, "/liveness").0 == 200);
@@ -161,18 +167,19 @@ fn answers_come_at_once_whatever_hangs_and_nothing_is_left_behind() {
         scene.db1.query(count).parse::<u32>().unwrap_or(0)
     };
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map(Iterator::count).unwrap_or(0);
-    wait_until(PATIENCE, "it looks", || sessions() > 0 && get(port, "/replica").0 == 200);
+    wait_until(PATIENCE, "it looks and writes", || sessions() == 2 && get(port, "/replica").0 == 200);
     let before = (sessions(), descriptors());
-    for _ in 0..3 {
-        scene.db1.freeze();
+    for hung in [vec![&scene.db1], vec![&scene.db1, &scene.db2, &scene.db3]] {
+        hung.iter().for_each(|server| server.freeze());
+        let seen = |body: &str| body.matches("\"state\":\"hung\"").count() == hung.len();
         let slowest = wait_for(PATIENCE, "the hang is seen", || {
             let begun = Instant::now();
             let (code, body) = get(port, "/status.json");
             let took = begun.elapsed();
             assert!(took < Duration::from_secs(1) && code == 200, "{code} after {took:?}");
-            body.contains("\"state\":\"hung\"").then_some(took)
+            seen(&body).then_some(took)
         });
-        scene.db1.thaw();
+        hung.iter().for_each(|server| server.thaw());
         assert!(slowest < Duration::from_secs(1));
         wait_until(PATIENCE, "it is well again", || get(port, "/status.json").1.contains("\"primary\":\"db1\""));
     }
@@ -262,6 +269,7 @@ fn a_witness_with_a_server_tells_of_the_cluster_when_no_other_server_answers() {
     assert!(older.stderr.contains("keeps a copy of db2 on timeline 9"), "{older}");
     kept.run("w", &["register", "--force"]).expect_ok();
     assert_eq!(kept.own.query("select timeline || ' ' || primary_name from pgwarm.copies"), "1 db1");
+    service::is_served(&mut kept);
     kept.run("w", &["witness", "unregister"]).expect_ok();
     assert_eq!(kept.own.query("select count(*) from pgwarm.nodes"), "0");
     assert_eq!(kept.db1.query("select string_agg(name, ',') from pgwarm.nodes"), "db1");

@@ -146,12 +146,17 @@ fn one_drill_at_a_time_and_the_next_removes_what_a_killed_one_left() {
 }
 
 #[test]
-fn the_daemon_rehearses_as_a_duty() {
-    let (scene, _) = scene("duty");
-    scene.take();
+fn the_daemon_rehearses_and_removes_old_backups_as_duties() {
+    let (mut scene, _) = scene("duty");
+    scene.layout.set("backup", "keep", "1").set("drill", "target", "latest");
+    scene.layout.set("monitor", "drill", "1d").set("monitor", "expire", "1d").write();
+    let (old, kept) = (scene.take(), scene.take());
     scene.run("cluster-monitor", &["register"]).expect_ok();
-    let daemon = scene.call("cluster-monitor", &["run", "--set", "monitor.drill=1d"]).spawn();
+    let backup = |label: &str| scene.archive().join("backup").join(label);
+    let daemon = scene.call("cluster-monitor", &["run"]).spawn();
+    wait_until(PATIENCE, "the old backup is removed", || !backup(&old).exists());
     wait_until(PATIENCE, "it is rehearsed", || records(&scene) == 1);
+    assert!(backup(&kept).join("backup.json").exists());
     daemon.signal(Signal::TERM);
     daemon.wait().expect_ok();
     let last = read(&scene.run("pitr-restore", &["drill", "--last", "--json"]).expect_ok());
