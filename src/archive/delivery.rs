@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,10 @@ use crate::store::{Encoding, Payload};
 use crate::system::clock::Deadline;
 use crate::wal::{SegmentSize, SystemId, WalName};
 
+/// The word of a place that it holds a file counts in later tries for so long; then it is sent there again, which
+/// proves it. An archive may be gone meanwhile, and another be made in its place.
+const HOLDS: Duration = Duration::from_secs(600);
+
 /// One file on its way.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -33,6 +37,8 @@ pub struct Delivery {
     pub payload: Payload,
     /// The nodes whose archives hold it.
     pub stored: Vec<String>,
+    /// None of them has said so before then.
+    since: SystemTime,
 }
 
 /// What is kept between tries.
@@ -43,6 +49,7 @@ struct Kept {
     /// What was encoded; a payload that a crash cut short does not match it.
     sha256: [u8; 32],
     stored: Vec<String>,
+    since: SystemTime,
     /// The configuration that `stored` speaks of: another one may mean another archive by the same node name.
     fingerprint: u64,
 }
@@ -50,7 +57,7 @@ struct Kept {
 impl Delivery {
     /// A file that no place holds yet.
     pub fn new(name: WalName, stamp: Stamp, payload: Payload) -> Self {
-        Delivery { name, stamp, payload, stored: Vec::new() }
+        Delivery { name, stamp, payload, stored: Vec::new(), since: SystemTime::now() }
     }
 
     /// True where the node's archive holds the file.
@@ -150,7 +157,11 @@ pub fn load(spool: &Spool, name: WalName, fingerprint: u64) -> Option<Delivery> 
     let file = spool.outgoing().join(format!("{name}{}", kept.encoding.extension()));
     let payload = Payload::of_file(&file, kept.encoding).ok()?;
     let fits = payload.sha256() == kept.sha256 && kept.fingerprint == fingerprint;
-    fits.then_some(Delivery { name, stamp: kept.stamp, payload, stored: kept.stored })
+    let fresh = Delivery::new(name, kept.stamp, payload);
+    // By a clock that was set back, it was told at any time.
+    let holds = SystemTime::now().duration_since(kept.since).is_ok_and(|age| age < HOLDS);
+    let delivery = if holds { Delivery { stored: kept.stored, since: kept.since, ..fresh } } else { fresh };
+    fits.then_some(delivery)
 }
 
 /// Keeps what the next try can use.
@@ -161,6 +172,7 @@ pub fn keep(spool: &Spool, delivery: &Delivery, fingerprint: u64) {
         sha256: delivery.payload.sha256(),
         fingerprint,
         stored: delivery.stored.clone(),
+        since: delivery.since,
     };
     let json = serde_json::to_vec(&kept).expect("because plain data has no reason not to become JSON");
     let name = delivery.name;
@@ -181,5 +193,34 @@ pub fn forget(spool: &Spool, delivery: &Delivery) {
         for encoding in Encoding::ALL {
             let _ = remove_if_there(&spool.outgoing().join(format!("{}{}", delivery.name, encoding.extension())));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_place_said_long_ago_is_asked_again() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let spool = Spool::new(folder.path());
+        fs::create_dir_all(spool.outgoing())?;
+        let source = folder.path().join("source");
+        fs::write(&source, "wal")?;
+        let name: WalName = "000000010000000000000001".parse().expect("because it is a name");
+        let payload = Payload::in_memory(spool.outgoing().join("payload"), b"wal".to_vec(), Encoding::None);
+        let stamp = Stamp::of_path(&source)?;
+        let mut delivery = Delivery::new(name, stamp, payload);
+        delivery.stored.push("db2".to_owned());
+        keep(&spool, &delivery, 7);
+        let mut known = load(&spool, name, 7).expect("because it was kept");
+        assert!(known.is_stored("db2"));
+        // Each try keeps it anew, and it does not become younger by that.
+        known.since -= HOLDS;
+        keep(&spool, &known, 7);
+        let again = load(&spool, name, 7).expect("because the payload is as good as it was");
+        assert!(!again.is_stored("db2") && again.payload.size == 3);
+        assert!(load(&spool, name, 8).is_none());
+        Ok(())
     }
 }
