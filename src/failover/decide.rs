@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::observation::Observation;
+use super::observation::{Contact, Observation};
 use super::plan::{Loss, Plan, Step};
 use super::rules::archives::{holdings, next_timeline, sources, target};
 use super::rules::{Case, Intent, Lift, Policy, RULES, Rule};
@@ -170,6 +170,14 @@ fn loss(case: &Case<'_>, fork: crate::wal::Lsn) -> Loss {
     for (node, standing) in case.others() {
         if case.files(node).is_none() && *standing != Standing::Standby && node.handover.is_none() {
             loss.unknown.push(format!("what {} wrote and did not send on: {}", node.name, node.view.why()));
+        }
+        // A position says nothing of the timeline, so it is no loss that is known.
+        let received = match node.contact.within(case.policy.age_max) {
+            Some(Contact::Standby { received }) if case.files(node).is_none() => *received,
+            _ => None,
+        };
+        if let Some(end) = received.filter(|end| *end > fork) {
+            loss.unknown.push(format!("what {} has received, up to {end}: {}", node.name, node.view.why()));
         }
     }
     for holder in &case.seen.archives {

@@ -114,6 +114,18 @@ fn a_fence_stops_first_whoever_may_live() {
 }
 
 #[test]
+fn a_standby_whose_files_cannot_be_seen_is_named_where_it_has_received_more() {
+    let told = |received: u64| {
+        let mut seen = plain();
+        let contact = Contact::Standby { received: Some(Lsn(received)) };
+        seen.others.push(other("gamma", fact(contact), unknown()));
+        decide(&seen, &policy()).plan.expect("because gamma is a standby").loss.unknown.join(", ")
+    };
+    assert!(told(9 * MIB).contains("what gamma has received, up to 0/900000"), "{}", told(9 * MIB));
+    assert!(!told(MIB).contains("gamma"), "{}", told(MIB));
+}
+
+#[test]
 fn silence_is_met_by_a_fence_or_a_word_and_not_by_wal_that_flows() {
     let silent = |seen: &mut Observation| seen.others[0].contact = fact(Contact::Silent("quiet".to_owned()));
     let flows = |seen: &mut Observation| {
