@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::observation::{How, Observation, Ready, Sight};
 use super::registry::Registry;
 use crate::cluster::contact::{self, ContactError};
-use crate::config::{Config, Node};
+use crate::config::{Config, Node, NodeKind};
 use crate::error::Failure;
 use crate::postgres::connection::{Connection, Statement, connect};
 use crate::postgres::conninfo::Conninfo;
@@ -24,6 +24,7 @@ pub struct Probe {
     malformed: Option<String>,
     purpose: String,
     patience: Duration,
+    witness: bool,
     connection: Option<Connection>,
 }
 
@@ -44,7 +45,8 @@ impl Probe {
             Err(ContactError::NoConninfo { .. }) => (None, None),
             Err(error) => (None, Some(Failure::from(error).message)),
         };
-        Probe { conninfo, malformed, purpose: purpose.to_owned(), patience, connection: None }
+        let witness = node.kind == NodeKind::Witness;
+        Probe { conninfo, malformed, purpose: purpose.to_owned(), patience, witness, connection: None }
     }
 
     /// True where there is no server to look at.
@@ -90,7 +92,8 @@ impl Probe {
         let mut seen = sample(connection)?;
         let mut extra = Extra::default();
         if full {
-            extra.registry = match Registry::read(connection) {
+            let read = if self.witness { Registry::read_copy } else { Registry::read };
+            extra.registry = match read(connection) {
                 // One of an older version, or one that the role may not read: the server itself answers all the same.
                 Err(error @ PostgresError::Query { .. }) => {
                     log::debug!("{}", Failure::of(&error).message);

@@ -34,7 +34,7 @@ pub struct Registry {
     /// What the nodes say of themselves, by name.
     #[serde(deserialize_with = "lenient")]
     pub reports: BTreeMap<String, Reported>,
-    /// Of what this is the copy that a witness keeps; none: it is the registry itself.
+    /// Of what this is the copy that a witness keeps; none: it is the registry itself, or nobody asked.
     #[serde(skip)]
     pub copied: Option<Copied>,
 }
@@ -107,11 +107,16 @@ impl Registry {
         }
         let row = connection.query_one(&REGISTRY, &[])?;
         let text: String = connection.column(&REGISTRY, &row, "registry")?;
-        let mut registry: Registry = serde_json::from_str(&text).map_err(|error| PostgresError::Answer {
+        serde_json::from_str(&text).map(Some).map_err(|error| PostgresError::Answer {
             server: connection.server().to_owned(),
             statement: REGISTRY.name.to_owned(),
             detail: error.to_string(),
-        })?;
+        })
+    }
+
+    /// The same of the server of a witness, where it is to be known of what it is a copy.
+    pub fn read_copy(connection: &mut Connection) -> Result<Option<Registry>, PostgresError> {
+        let Some(mut registry) = Registry::read(connection)? else { return Ok(None) };
         if registry.version >= COPIES_SINCE {
             registry.copied = Copied::read(connection)?.0;
         }
