@@ -94,8 +94,13 @@ fn the_picture_is_right_whoever_is_gone() {
     let text = scene.run("db1", &["status"]).stdout;
     assert!(text.contains("db1 is the primary") && text.contains("quorum"), "{text}");
     let Scene { mut db1, mut db2, layout, .. } = scene;
-    db1.stop(Stop::Immediate);
+    // Without the standby that the quorum asks for, commits wait: that is said.
     db2.stop(Stop::Immediate);
+    wait_until(PATIENCE, "nobody streams", || db1.query("select count(*) from pg_stat_replication") == "0");
+    let cut = json(layout.program("db3", "cluster-monitor").args(["status", "--json"]).run().expect_code(20));
+    let synchronous = cut["findings"].as_array().and_then(|all| all.iter().find(|it| it["check"] == "synchronous"));
+    assert_eq!(synchronous.map(|it| &it["level"]), Some(&"critical".into()), "{cut:#}");
+    db1.stop(Stop::Immediate);
     let half = layout.program("db3", "cluster-monitor").args(["status", "--json"]).run().expect_code(20);
     let half: Value = serde_json::from_str(&half.stdout).expect("because it is JSON");
     assert_eq!((half["primary"].as_str(), half["reference"]["node"].as_str()), (None, Some("db3")));
