@@ -382,6 +382,34 @@ fn a_former_primary_that_is_promoted_by_hand_archives_on() {
     scene.call("alpha", "check-archive", &[]).run().expect_ok();
 }
 
+/// What waited in the queue of an old primary, for a place that has since been closed to it, waits for ever: once the
+/// node is a standby on the new timeline it goes into quarantine.
+#[test]
+fn what_waited_for_a_place_that_is_closed_now_is_set_aside() {
+    let mut scene = Scene::two();
+    scene.insert("alpha", 10);
+    scene.wait_caught_up("beta");
+    scene.sshd("beta").stop();
+    scene.on_mut("beta").set("primary_conninfo", "").reload();
+    scene.insert("alpha", 5);
+    let lost = scene.on("alpha").switch_wal();
+    let queue = scene.layout.node("alpha").spool.join("queue/beta");
+    let waiting = || archiving::files(&queue).iter().map(|path| name_of(path)).collect::<Vec<_>>();
+    wait_until(PATIENCE, "it waits for beta", || waiting().contains(&lost));
+    scene.power_off("alpha");
+    scene.sshd("beta").restart();
+    scene.trigger("beta", &[]).expect_ok();
+    scene.insert("beta", 3);
+    scene.sshd("alpha").restart();
+    scene.call("alpha", "standby-init", &["--rejoin"]).run().expect_ok();
+    scene.wait_same_rows("beta", "alpha");
+    scene.call("alpha", "relay-wal", &["--set", "relay.to=beta"]).run().expect_ok();
+    assert_eq!(waiting(), Vec::<String>::new());
+    let kept = archiving::files(&scene.layout.node("alpha").spool.join("quarantine"));
+    assert!(kept.iter().any(|path| name_of(path) == lost) && !scene.holds("beta", &lost), "{kept:?}");
+    scene.archive_gives_back("beta");
+}
+
 /// The whole segments of a timeline in `pg_wal`.
 fn segments_of(server: &Server, timeline: &str) -> Vec<PathBuf> {
     let mut found = archiving::files(&server.pgdata().join("pg_wal"));

@@ -378,13 +378,14 @@ impl Pusher {
 
     /// Sends what waits for places that are up again, for so long as the time allows.
     pub fn drain(&self, deadline: Deadline) {
+        let left = superseded::left_by(&self.config);
         for node in super::queue::nodes(&self.spool).unwrap_or_default() {
             let queue = Queue::new(&self.spool, &node);
             let Some(site) = self.sites.get(&node).filter(|_| !queue.is_empty()) else { continue };
             if site.recently_down(self.config.archive.retry).is_some() {
                 continue;
             }
-            let drained = site.archive().and_then(|archive| queue.drain(&archive, deadline, &mut |_, _| {}));
+            let drained = site.archive().and_then(|archive| queue.drain(&archive, deadline, &left, &mut |_, _| {}));
             match drained {
                 Ok(drained) if drained.count > 0 => log::info!("sent {} queued files to {node}", drained.count),
                 Ok(_) => {}
@@ -410,10 +411,7 @@ impl Pusher {
 
 /// True where it is sure that the server has left the timeline of a file before it.
 fn has_left(path: &Path, name: WalName) -> bool {
-    superseded::has_left(path, name).unwrap_or_else(|error| {
-        log::warn!("whether this server has left the timeline of '{name}' cannot be told: {error}");
-        false
-    })
+    data_directory(path).is_some_and(|pgdata| superseded::is_sure(superseded::has_left(&pgdata, name), name))
 }
 
 /// The answer for a file in quarantine that nothing in the server's lineage needs.

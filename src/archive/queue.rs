@@ -1,6 +1,7 @@
 //! What waits for a place that is down: a folder a place, hard links to one payload, drained oldest first.
 //!
-//! A file in a queue is durable on this machine. It leaves the queue only when the place holds it, durably.
+//! A file in a queue is durable on this machine. It leaves the queue only when the place holds it, durably; or for the
+//! quarantine, where the place refuses it for good and this node has left its timeline.
 
 use std::fs;
 use std::io::{self, Read};
@@ -13,6 +14,7 @@ use super::layout;
 use super::places::Archive;
 use super::prove::prove;
 use super::spool::{Spool, remove_if_there};
+use super::superseded;
 use crate::store::local::LocalStore;
 use crate::store::ship::{self, ShipError};
 use crate::store::{Encoding, Payload, Place, StoreError};
@@ -186,11 +188,13 @@ impl Queue {
     }
 
     /// Sends what waits, until the queue is empty, the time is over, or the place fails. One process drains a queue
-    /// at a time; a second one leaves it to the first.
+    /// at a time; a second one leaves it to the first. `left` says whether this node has left the timeline of a file
+    /// before it: one that the place does not take for that is set aside.
     pub fn drain(
         &self,
         archive: &Archive,
         deadline: Deadline,
+        left: &dyn Fn(WalName) -> bool,
         shipped: &mut dyn FnMut(&Queued, u64),
     ) -> Result<Drained, ArchiveError> {
         let mut drained = Drained { count: 0, empty: true };
@@ -213,11 +217,22 @@ impl Queue {
                     drained.count += 1;
                 }
                 Err(error) if error.is_outage() => return Err(error),
+                Err(error) if error.is_superseded() && left(queued.name) => self.set_aside(&queued, &error)?,
                 // One file that is refused must not keep back all that come after it.
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
         refused.map_or(Ok(drained), Err)
+    }
+
+    /// Puts a file into quarantine that no archive is going to take.
+    fn set_aside(&self, queued: &Queued, why: &ArchiveError) -> Result<(), ArchiveError> {
+        let payload =
+            Payload::of_file(&queued.path, queued.encoding).map_err(ArchiveError::io("read", &queued.path))?;
+        // It takes no more room there than it gives free here.
+        let Some(kept) = superseded::keep(&self.spool, queued.name, &payload, 0)? else { return Ok(()) };
+        log::warn!("{why}; this node has left that timeline as well, and keeps it as '{}'", kept.display());
+        remove_if_there(&queued.path).map(drop).map_err(ArchiveError::io("remove", &queued.path))
     }
 
     fn send(&self, queued: &Queued, archive: &Archive) -> Result<u64, ArchiveError> {

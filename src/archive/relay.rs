@@ -24,6 +24,7 @@ use super::places::{Archive, Site};
 use super::prove::prove;
 use super::queue::Queue;
 use super::spool::Spool;
+use super::superseded;
 use crate::config::Config;
 use crate::error::{Explain, Failure};
 use crate::store::claim::State;
@@ -150,7 +151,8 @@ impl Relay<'_> {
             return Ok(());
         }
         let mut begun = Instant::now();
-        let drained = queue.drain(target, Deadline::after(QUEUE_SHARE), &mut |queued, size| {
+        let left = superseded::left_by(self.config);
+        let drained = queue.drain(target, Deadline::after(QUEUE_SHARE), &left, &mut |queued, size| {
             turn.drained += 1;
             turn.bytes += size;
             watcher.shipped(self.target.name(), queued.name, size);

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use super::ArchiveError;
 use super::claims;
 use super::places::Sites;
-use super::push::data_directory;
 use super::spool::Spool;
 use crate::config::Config;
 use crate::postgres::control::ControlFile;
@@ -56,20 +55,34 @@ fn take_claims_home(config: &Config, sites: &Sites, spool: &Spool) {
     }
 }
 
-/// True where the server that offers a file has itself left the file's timeline before it.
+/// True where the server of a data directory has itself left a file's timeline before it.
 ///
 /// What the file holds up to the fork goes on under the name of the timeline that follows; behind the fork lies what no
-/// server of that lineage replays. Where that cannot be told from the data directory, the answer is no.
-pub fn has_left(path: &Path, name: WalName) -> Result<bool, ArchiveError> {
-    let (Some(segment), Some(pgdata)) = (name.segment().filter(|_| name.holds_wal()), data_directory(path)) else {
-        return Ok(false);
-    };
+/// server of that lineage replays. Where the data directory does not tell, the answer is no.
+pub fn has_left(pgdata: &Path, name: WalName) -> Result<bool, ArchiveError> {
+    let Some(segment) = name.segment().filter(|_| name.holds_wal()) else { return Ok(false) };
     let elsewhere = |failure| ArchiveError::Elsewhere(failure);
-    let control = ControlFile::read(&pgdata).map_err(|error| elsewhere(error.into()))?;
-    let history = local_wal::history(&pgdata, control.checkpoint_timeline).map_err(|error| elsewhere(error.into()))?;
+    let control = ControlFile::read(pgdata).map_err(|error| elsewhere(error.into()))?;
+    // A standby has followed further than its last restart point says.
+    let newest = control.checkpoint_timeline.max(control.min_recovery_timeline);
+    let history = local_wal::history(pgdata, newest).map_err(|error| elsewhere(error.into()))?;
     let (Some(history), Some(number)) = (history, segment.number(control.segment_size)) else { return Ok(false) };
     let owner = history.owner_of_segment(number, control.segment_size);
     Ok(segment.timeline() < history.timeline && owner != segment.timeline())
+}
+
+/// The same of this node's own server, as far as it is sure.
+pub fn left_by(config: &Config) -> impl Fn(WalName) -> bool {
+    let pgdata = config.own().pgdata.clone();
+    move |name| pgdata.as_deref().is_some_and(|pgdata| is_sure(has_left(pgdata, name), name))
+}
+
+/// False where it cannot be told, which is said.
+pub fn is_sure(left: Result<bool, ArchiveError>, name: WalName) -> bool {
+    left.unwrap_or_else(|error| {
+        log::warn!("whether this server has left the timeline of '{name}' cannot be told: {error}");
+        false
+    })
 }
 
 /// Keeps a file under its name, or behind that name with a number where other content was kept under it before.
