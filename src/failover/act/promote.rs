@@ -39,6 +39,10 @@ pub fn start(scene: &Scene<'_>) -> Result<Next, Failure> {
 
 /// Waits until everything that is here is replayed; a pause is ended, a delay is not waited for.
 pub fn replay(scene: &Scene<'_>, journal: &Journal) -> Result<Next, Failure> {
+    if !scene.config.restore.delay.is_zero() {
+        // What is taken back must not leave a standby that has lost its delay.
+        return Ok(Next::Go("restore.delay holds WAL back; the promotion ends that and replays the rest".to_owned()));
+    }
     leave_out(scene, journal)?;
     let Ok(mut session) = scene.connect() else {
         return Ok(Next::Go("the server takes no sessions; the promotion replays what is here".to_owned()));
