@@ -337,6 +337,27 @@ fn a_warm_standby_is_told_by_its_trigger_file_and_a_stale_one_tells_nothing() {
     scene.archive_gives_back("beta");
 }
 
+/// One that streams and lets nobody in cannot be asked to promote itself.
+#[test]
+fn a_standby_without_sessions_is_told_by_pg_ctl() {
+    let mut scene = Scene::two();
+    scene.stop("beta");
+    // Where to stream from stands in our own settings: nobody else's can be changed without a session.
+    let upstream = scene.on("alpha").follow_settings("beta");
+    write_file(&scene.on("beta").pgdata().join("pgwarm.conf"), &format!("primary_conninfo = '{upstream}'\n"));
+    scene.on_mut("beta").unset("primary_conninfo").set("hot_standby", "off").launch();
+    scene.insert("alpha", 10);
+    let written = scene.on("alpha").wal_position();
+    let received = format!("select count(*) from pg_stat_replication where flush_lsn >= '{written}'");
+    wait_until(PATIENCE, "it has received everything", || scene.on("alpha").query(&received) == "1");
+    scene.power_off("alpha");
+    let report = scene.trigger_json("beta", &[]);
+    assert!(report["phases"].to_string().contains("told by pg_ctl"), "{report:#}");
+    assert_eq!((report["loss"]["bytes"].as_u64(), scene.rows("beta")), (Some(0), 10), "{report:#}");
+    scene.insert("beta", 1);
+    scene.archive_gives_back("beta");
+}
+
 /// Promoted by hand, a former primary offers what every archive refuses: the end of the timeline that it had to
 /// itself, and what it had made ready behind that. It is kept whole, somebody is told, and what follows is archived.
 #[test]
