@@ -82,7 +82,29 @@ fn a_primary_that_was_shut_down_in_order_just_follows() {
     let steps = done["steps"].as_array().expect("because a plan has steps");
     assert!(steps.iter().any(|step| step["step"] == "clone"), "{done:#}");
     alpha_is_back(&scene);
+    killed_while_it_waits(&scene);
+    alpha_is_back(&scene);
     scene.archive_gives_back("beta");
+}
+
+/// Killed while it waits for the server to stream, and the machine goes down with it: the next run starts the server
+/// again instead of waiting for one that nobody starts.
+fn killed_while_it_waits(scene: &Scene) {
+    let rules = scene.pgdata("beta").join("pg_hba.conf");
+    let before = fs::read_to_string(&rules).expect("because the server has one");
+    let set = |text: &str| {
+        write_file(&rules, text);
+        scene.server("beta").query("select pg_reload_conf()");
+    };
+    set(&format!("local replication all reject\nhost replication all all reject\n{before}"));
+    let running = scene.call("alpha", &["--rejoin"]).spawn();
+    support::wait_until(support::PATIENCE, "it waits", || running.stderr().contains("wait until it streams"));
+    running.signal(rustix::process::Signal::KILL);
+    drop(running);
+    scene.stop("alpha");
+    set(&before);
+    let done = scene.json("alpha", &["--rejoin"]);
+    assert_eq!(done["proof"]["streaming"]["node"], "beta", "{done:#}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Actor<'_> {
     /// Takes every step that is not done.
     pub fn act(&self, entry: &mut Entry) -> Result<Acted, StandbyError> {
         let mut acted = Acted::default();
+        self.start_again(entry)?;
         while let Some(step) = entry.steps.get(entry.done).cloned() {
             entry.at_work = true;
             self.journal.write(entry)?;
@@ -70,6 +71,20 @@ impl Actor<'_> {
         }
         self.journal.close()?;
         Ok(acted)
+    }
+
+    /// A run that goes on may find a server down that an earlier one has started: a machine that was switched off, or
+    /// somebody who has mended something. Waiting for it would be in vain.
+    fn start_again(&self, entry: &Entry) -> Result<(), StandbyError> {
+        let (before, now) = entry.steps.split_at(entry.done.min(entry.steps.len()));
+        let started = matches!(now.first(), Some(Step::Prove { .. })) && before.contains(&Step::Start);
+        let server = self.server()?;
+        let standby = || Ok::<_, StandbyError>(own_settings::signal(server.pgdata())? == Some(Signal::Standby));
+        if started && server.status()? == Status::Down && standby()? {
+            log::info!("{} again", Step::Start);
+            return self.start();
+        }
+        Ok(())
     }
 
     /// Undoes what a run that failed has left, as long as nothing has taken its place yet.
