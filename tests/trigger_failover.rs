@@ -207,9 +207,12 @@ fn a_warm_a_hot_and_a_dr_node_follow_the_new_timeline() {
     // Before it replays nobody can say what it is, and nobody is promoted beside it.
     wait_until(PATIENCE, "the warm one replays", || begun(&scene) > before);
     scene.insert("alpha", 10);
-    scene.on("alpha").switch_wal();
+    let first = scene.on("alpha").switch_wal();
     scene.insert("alpha", 5);
     scene.wait_caught_up("beta");
+    // A server that is still starting may become anything.
+    let replayed = format!("restored log file \"{first}\"");
+    wait_until(PATIENCE, "the warm one is a standby", || scene.on("epsilon").log_has(&replayed));
     scene.power_off("alpha");
     scene.trigger("beta", &[]).expect_ok();
     scene.insert("beta", 5);
