@@ -555,6 +555,12 @@ fn a_full_disk_ends_it_and_what_was_there_can_still_be_restored() {
     let (whole, unfinished) = scene.listed();
     assert_eq!((&whole[..], unfinished.len()), (&[full.clone()][..], 1));
     scene.run(&["verify", &full]).expect_ok();
+    let expired = scene.run(&["expire", "--keep", "1"]).expect_ok();
+    assert!(expired.stdout.contains(&format!("kept WAL: backup {}: it is not finished", unfinished[0])), "{expired}");
+    // Nor is a directory begun that has no room for what belongs there.
+    let place = scene.archive().join("restored");
+    let refused = scene.run(&["restore", &full, "--to", &place.display().to_string()]).expect_code(20);
+    assert!(refused.stderr.contains("bytes free") && !place.exists(), "{refused}");
     fs::remove_file(filler).expect("because the test owns it");
     let taken = increment(&scene, &[]);
     assert_eq!(label(&taken), unfinished[0]);

@@ -104,11 +104,15 @@ fn backups(archive: &Archive) -> Result<Vec<Need>, ArchiveError> {
         let path = folder.join(&entry.name).and_then(|label| label.join("backup.json")).map_err(StoreError::from)?;
         let mut text = String::new();
         let read = archive.store.open(&path)?.map(|file| file.take(1 << 20).read_to_string(&mut text));
-        let described: Option<Description> = match read {
+        let described: Option<Description> = match &read {
             Some(Ok(_)) => serde_json::from_str(&text).ok(),
             _ => None,
         };
-        let why = if described.is_some() { "its first segment" } else { "its description cannot be read" };
+        let why = match (&read, &described) {
+            (_, Some(_)) => "its first segment",
+            (None, None) => "it is not finished",
+            (Some(_), None) => "its description cannot be read",
+        };
         needs.push(Need { who, oldest: described.map(|found| found.start_segment), why: why.to_owned() });
     }
     Ok(needs)

@@ -298,8 +298,10 @@ impl Scene<'_> {
             delta: self.arguments.get_flag("delta"),
             drop_wal: self.arguments.get_flag("drop-wal"),
         };
+        let places = restore::places(&description, &target)?;
+        let way = restore::look(&description, &target, &places)?;
+        restore::room(archive, &description, &target, &places, way)?;
         if self.context.dry_run {
-            restore::look(&description, &target, &restore::places(&description, &target)?)?;
             output::print(&format!("would restore '{}' into '{}'\n", description.label, target.pgdata.display()))?;
             return Ok(0);
         }
