@@ -16,11 +16,12 @@ use crate::backup::pitr::{Plan, Reached, Window};
 /// A plan.
 pub fn plan(plan: &Plan, palette: Palette) -> String {
     let backup = &plan.backup;
+    let segments = if plan.segments == 1 { "segment" } else { "segments" };
     let mut rows = vec![
         ("target", plan.target.to_string()),
         ("backup", format!("{}, whole at {} ({})", backup.label, backup.consistent, backup.stopped)),
         ("files", format!("{} ({} stored)", output::size(backup.size), output::size(backup.stored))),
-        ("WAL", format!("{} segments, {}", plan.segments, output::size(plan.bytes))),
+        ("WAL", format!("{} {segments}, {}", plan.segments, output::size(plan.bytes))),
         ("timeline", plan.timeline.to_string()),
         ("ends at", ends_at(plan)),
     ];
