@@ -282,7 +282,8 @@ fn what_no_wal_names_is_not_read_and_without_summaries_all_is_compared() {
             file.set_modified(SystemTime::now() - Duration::from_secs(600)).expect("because the test owns it");
         }
         damage();
-        scene.run(&["take", "--incremental", "--parent", &full]).expect_code(22);
+        let told = scene.run(&["take", "--incremental", "--parent", &full]).expect_code(22);
+        assert!(told.stderr.contains(&format!("is older than '{full}'")), "{told}");
         summaries.iter().for_each(|summary| fs::remove_file(summary).expect("because the test owns it"));
         damage();
     }

@@ -104,9 +104,32 @@ pub struct Named<'a> {
     first: u64,
 }
 
+/// Why summaries are not used.
+#[derive(Debug)]
+pub struct Unused {
+    /// The reason.
+    pub why: String,
+    /// True where the server makes them, so that somebody counts on them.
+    pub expected: bool,
+}
+
 /// What has changed since that parent; the error says why that is not certain.
-pub fn since(session: &mut Session, parent: &Description, begun: Begun) -> Result<Changes, String> {
-    agree(session.major(), parent, begun)?;
+pub fn since(session: &mut Session, parent: &Description, begun: Begun) -> Result<Changes, Unused> {
+    let off = |why| Unused { why, expected: false };
+    if session.major() < SINCE {
+        return Err(off(format!("PostgreSQL {} makes none", session.major())));
+    }
+    match state(session) {
+        Ok(State { summarizes: true, .. }) => {}
+        Ok(_) => return Err(off("summarize_wal is off".to_owned())),
+        Err(error) => return Err(off(error.to_string())),
+    }
+    named(session, parent, begun).map_err(|why| Unused { why, expected: true })
+}
+
+/// What WAL names since that parent.
+fn named(session: &mut Session, parent: &Description, begun: Begun) -> Result<Changes, String> {
+    agree(parent, begun)?;
     let told = |error: BackupError| error.to_string();
     await_summarizer(session, begun).map_err(told)??;
     let ranges = ranges(session, parent, begun).map_err(told)??;
@@ -121,10 +144,7 @@ pub fn since(session: &mut Session, parent: &Description, begun: Begun) -> Resul
 }
 
 /// Whether the argument above holds for the two.
-fn agree(major: u32, parent: &Description, begun: Begun) -> Result<(), String> {
-    if major < SINCE {
-        return Err(format!("PostgreSQL {major} makes no WAL summaries"));
-    }
+fn agree(parent: &Description, begun: Begun) -> Result<(), String> {
     if parent.timeline != begun.timeline {
         return Err(format!(
             "'{}' is of timeline {}, this backup of {}",
@@ -140,15 +160,29 @@ fn agree(major: u32, parent: &Description, begun: Begun) -> Result<(), String> {
     Ok(())
 }
 
+/// What the summarizer says of itself.
+struct State {
+    summarizes: bool,
+    timeline: i64,
+    come: Option<Lsn>,
+}
+
+fn state(session: &mut Session) -> Result<State, BackupError> {
+    let row = session.connection().query_one(&STATE, &[])?;
+    let read = || {
+        let (summarizes, timeline) = (column(&row, "summarizes")?, column(&row, "timeline")?);
+        Ok(State { summarizes, timeline, come: lsn(&row, "lsn")? })
+    };
+    read().map_err(wrong(&STATE))
+}
+
 /// Waits until the server has summarized its WAL up to the start of this backup.
 fn await_summarizer(session: &mut Session, begun: Begun) -> Result<Result<(), String>, BackupError> {
     let until = Deadline::after(PATIENCE);
     loop {
-        let row = session.connection().query_one(&STATE, &[])?;
-        let read = || Ok((column::<bool>(&row, "summarizes")?, column::<i64>(&row, "timeline")?, lsn(&row, "lsn")?));
-        let (summarizes, timeline, come) = read().map_err(wrong(&STATE))?;
+        let State { summarizes, timeline, come } = state(session)?;
         if !summarizes {
-            return Ok(Err("summarize_wal is off".to_owned()));
+            return Ok(Err("summarize_wal was switched off".to_owned()));
         }
         if timeline == i64::from(begun.timeline.0) && come >= Some(begun.start) {
             return Ok(Ok(()));

@@ -26,7 +26,7 @@ use super::copy::{Copier, Pace, encoded, remove};
 use super::parent::{self, Parent};
 use super::plan::{self, CONTROL, Stamp, Tree};
 use super::session::{Session, same_server};
-use super::summaries::{self, Begun, Changes};
+use super::summaries::{self, Begun, Changes, Unused};
 use super::{BackupError, Watcher, manifest, wal};
 use crate::archive::encode::Method;
 use crate::archive::places::{Archive, Sites};
@@ -232,8 +232,9 @@ impl Run<'_> {
                 log::debug!("WAL summaries say what has changed since '{}'", parent.label);
                 Ok(Some(changes))
             }
-            Err(why) => {
-                log::debug!("WAL summaries are not used: {why}");
+            Err(Unused { why, expected }) => {
+                let level = if expected { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, "WAL summaries are not used, all is read: {why}");
                 Ok(None)
             }
         }
