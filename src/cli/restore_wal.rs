@@ -485,7 +485,7 @@ impl<'a> Restore<'a> {
 
     /// Looks and checks like a real call, into a file that is removed again.
     fn dry_run(&self, name: WalName) -> Result<Answer, Failure> {
-        let scratch = fetch::landing(&std::env::temp_dir().join(name.to_string()));
+        let scratch = self.new_landing();
         let answer = self.fetcher.fetch(name, &scratch, self.asker, true);
         // Nothing depends on a scratch file that stays.
         let _ = std::fs::remove_file(&scratch);

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -161,7 +162,13 @@ impl Copy<'_> {
             let (give, full) = channel();
             for _ in 0..DECODERS {
                 let (cutting, empty, give) = (&cutting, &empty, give.clone());
-                scope.spawn(move || self.decode(cutting, empty, &give));
+                scope.spawn(move || {
+                    let decoding = AssertUnwindSafe(|| self.decode(cutting, empty, &give));
+                    if catch_unwind(decoding).is_err() {
+                        // Otherwise the piece it had would be waited for as long as another thread lives.
+                        let _ = give.send(Err(self.damaged("a decoder broke on it")));
+                    }
+                });
             }
             drop(give);
             self.check_and_write(full, give_back, checker)

@@ -85,15 +85,24 @@ fn take(stream: TcpStream, served: &Arc<AtomicUsize>, board: &Arc<Board>, site: 
         return;
     }
     let thread = std::thread::Builder::new().name("answer".to_owned()).stack_size(STACK);
-    let serving = Arc::clone(&count);
+    let served = Served(count);
     let spawned = thread.spawn(move || {
+        let _served = served;
         if let Err(error) = serve(&stream, &board, &site) {
             log::debug!("a client of HTTP was lost: {error}");
         }
-        serving.fetch_sub(1, Ordering::SeqCst);
     });
-    if spawned.is_err() {
-        count.fetch_sub(1, Ordering::SeqCst);
+    if let Err(error) = spawned {
+        log::debug!("a client of HTTP cannot be served: {error}");
+    }
+}
+
+/// One that is served; given back however that ends.
+struct Served(Arc<AtomicUsize>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
