@@ -376,11 +376,11 @@ fn a_former_primary_that_is_promoted_by_hand_archives_on() {
     scene.trigger("beta", &["--switchover"]).expect_ok();
     let left = segments_of(scene.on("alpha"), "00000001");
     let contents: Vec<_> = left.iter().map(|path| fs::read(path).expect("because the server keeps it")).collect();
-    for _ in 0..8 {
+    for _ in 0..5 {
         scene.insert("beta", 5);
         scene.on("beta").switch_wal();
     }
-    wait_until(PATIENCE, "alpha has everything", || scene.rows("alpha") == 60);
+    wait_until(PATIENCE, "alpha has everything", || scene.rows("alpha") == 45);
     scene.stop("beta");
     scene.on("alpha").promote();
     scene.insert("alpha", 3);
@@ -398,6 +398,16 @@ fn a_former_primary_that_is_promoted_by_hand_archives_on() {
     }
     let told = fs::read_to_string(scene.layout.node("alpha").dir.join("told")).unwrap_or_default();
     assert!(told.contains("went into quarantine"), "{told}");
+    // Behind the fork lay what the file had held before. The same with nothing there is whole, and other content.
+    let (name, mut whole) = (name_of(&kept[0]), archiving::decode(&kept[0]));
+    whole[8192..].fill(0);
+    let offered = scene.on("alpha").pgdata().join("pg_wal").join(&name);
+    fs::write(&offered, &whole).expect("because the test may write there");
+    let path = offered.display().to_string();
+    let said = scene.call("alpha", "archive-wal", &[&path]).run().expect_ok();
+    assert!(said.stderr.contains("this server has left its timeline before it"), "{said}");
+    assert!(archiving::decode(&folder.join(format!("{name}.1.zst"))) == whole);
+    fs::remove_file(&offered).expect("because it was just written");
     let checked = scene.call("alpha", "check-node", &["alpha"]).run();
     assert!(checked.stdout.contains("that no archive takes"), "{checked}");
     scene.call("alpha", "check-archive", &[]).run().expect_ok();

@@ -112,3 +112,24 @@ fn has_room(folder: &Path, free_min: u64) -> Result<bool, ArchiveError> {
     let space = rustix::fs::statvfs(folder).map_err(|errno| ArchiveError::io("look at", folder)(errno.into()))?;
     Ok(space.f_bavail * space.f_frsize >= free_min)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_kept_once_and_never_replaced() -> Result<(), ArchiveError> {
+        let folder = tempfile::tempdir().expect("because tests may write there");
+        let spool = Spool::new(folder.path());
+        let name: WalName = "000000010000000000000005".parse().map_err(ArchiveError::Name)?;
+        let keep = |bytes: &[u8]| {
+            let file = folder.path().join("payload");
+            keep(&spool, name, &Payload::in_memory(file, bytes.to_vec(), Encoding::None), 0)
+        };
+        let (one, other) = (keep(b"one")?, keep(b"other")?);
+        assert_eq!(one, Some(spool.quarantine().join(name.to_string())));
+        assert_eq!(other, Some(spool.quarantine().join(format!("{name}.1"))));
+        assert_eq!((keep(b"one")?, keep(b"other")?), (one, other));
+        Ok(())
+    }
+}
