@@ -94,6 +94,11 @@ impl Server {
         let how: &[&str] = if action == "start" { &["-l", &log] } else { &["-m", "fast"] };
         let args = [&["-w", "-t", "60", "-s"], how, &[action, "-D"]].concat();
         self.run("pg_ctl", &args, &self.data())?;
+        // Without hot standby pg_ctl takes a server that recovers from a crash for one that has started.
+        let deadline = Deadline::after(Duration::from_secs(60));
+        while action == "start" && self.sql("SELECT 1").is_err() && !deadline.expired() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 
