@@ -13,7 +13,8 @@ use rustix::process::{Signal, geteuid};
 
 use pgwarm::error;
 use pgwarm::error::Explain;
-use pgwarm::store::ssh::{SshSettings, SshStore};
+use pgwarm::store::sftp::SftpStore;
+use pgwarm::store::ssh::{FarEnd, SftpFarEnd, SftpSettings, SshSettings, SshStore};
 use pgwarm::store::wire::{self, Kind, Reply, Request, Want};
 use pgwarm::store::{Place, Published, Store, StoreError, StorePath};
 
@@ -66,7 +67,7 @@ fn settings(sshd: &Sshd, archive: &Path) -> SshSettings {
 }
 
 fn connect(settings: &SshSettings) -> Result<SshStore, StoreError> {
-    SshStore::connect(settings, place())
+    SshStore::connect(FarEnd::Ssh(settings.clone()), place())
 }
 
 fn refused(settings: &SshSettings) -> StoreError {
@@ -208,9 +209,17 @@ fn paths_that_lead_out_are_refused_by_the_far_end_itself() {
 
 /// A serve-archive that has received the first half of a file.
 fn half_way(archive: &Path) -> std::process::Child {
+    let child = half_sent(archive, &[]);
+    wait_until("the file has begun", || names(archive).iter().any(|name| name.contains(".tmp-")));
+    child
+}
+
+/// A serve-archive with more words on its command line, to which the first half of a file was sent.
+fn half_sent(archive: &Path, words: &[String]) -> std::process::Child {
     let mut child = sshd::as_server(PROGRAM)
         .arg("--archive")
         .arg(archive)
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -224,7 +233,6 @@ fn half_way(archive: &Path) -> std::process::Child {
     wire::put_frame(&mut bytes, Kind::Request, &put.encode());
     wire::put_frame(&mut bytes, Kind::Data, b"x");
     child.stdin.as_mut().expect("piped").write_all(&bytes).expect("it reads");
-    wait_until("the file has begun", || names(archive).iter().any(|name| name.contains(".tmp-")));
     child
 }
 
@@ -412,9 +420,12 @@ fn a_full_and_a_read_only_file_system_are_told_apart() {
     sshd.new_folder("archive/main");
     let store = connect(&settings(&sshd, &archive)).expect("it connects");
     let (small, large) = (TestFile::new(&noise(1 << 20, 1)), TestFile::new(&noise(4 << 20, 2)));
-    let error = store.publish(&path("wal/large"), &large.payload, &[]).expect_err("it does not fit");
-    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
-    assert_eq!(names(&archive), [""; 0], "nothing stays of it");
+    let by_sftp = connect_by(&by_sftp(&sshd, &archive)).expect("it connects");
+    for store in [&store, &by_sftp] {
+        let error = store.publish(&path("wal/large"), &large.payload, &[]).expect_err("it does not fit");
+        assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+        assert_eq!(names(&archive), [""; 0], "nothing stays of it");
+    }
     assert_eq!(store.publish(&path("wal/small"), &small.payload, &[]).expect("it fits"), Published::New);
     let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&mounted.0).status().expect("mount runs");
     assert!(remounted.success());
@@ -623,4 +634,169 @@ fn cpu_ticks(id: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+/// A `serve-archive` of this machine, as whoever the tests' servers run as, for an archive behind the sshd's sftp.
+fn by_sftp(sshd: &Sshd, archive: &Path) -> SftpFarEnd {
+    let program = sshd.path("as-server");
+    let mut words = vec!["exec".to_owned()];
+    let command = sshd::as_server(PROGRAM);
+    words.extend(std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.display().to_string()));
+    fs::write(&program, format!("#!/bin/sh\n{} \"$@\"\n", words.join(" "))).expect("the folder is ours");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    own(&sshd.key());
+    let settings = SftpSettings {
+        host: "127.0.0.1".to_owned(),
+        port: sshd.port(),
+        user: sshd.user(),
+        key: Some(sshd.key()),
+        known_hosts: Some(sshd.known_hosts()),
+        connect_timeout: PATIENCE,
+        deadline: PATIENCE,
+        dead_after: Duration::from_secs(6),
+    };
+    SftpFarEnd { program, settings, archive: archive.to_owned(), cluster: "main".to_owned() }
+}
+
+fn connect_by(far: &SftpFarEnd) -> Result<SshStore, StoreError> {
+    SshStore::connect(FarEnd::Sftp(far.clone()), place())
+}
+
+/// The store of the far end itself, in this process.
+fn direct(far: &SftpFarEnd) -> Result<SftpStore, StoreError> {
+    let root = far.archive.join(&far.cluster);
+    SftpStore::open(far.settings.clone(), &root.display().to_string(), place())
+}
+
+/// What went wrong is told through the other process as it would be told in this one.
+fn told_alike(near: StoreError, direct: StoreError) -> error::Failure {
+    let told = error::Failure::from(near);
+    assert_eq!(told, error::Failure::from(direct));
+    told
+}
+
+#[test]
+fn over_sftp_it_keeps_what_every_place_must_keep() {
+    let sshd = Sshd::start();
+    let mut count = 0;
+    conformance::suite(&mut || {
+        count += 1;
+        let archive = archive(&sshd, &format!("archive {count}"));
+        Box::new(connect_by(&by_sftp(&sshd, &archive)).expect("it connects"))
+    });
+    // Longer than what the process keeps in memory.
+    let archive = archive(&sshd, "large");
+    let store = connect_by(&by_sftp(&sshd, &archive)).expect("it connects");
+    let content = noise((40 << 20) + 7, 5);
+    assert_eq!(store.publish(&path("wal/x"), &TestFile::new(&content).payload, &[]).expect("stored"), Published::New);
+    assert!(read(&store, &path("wal/x")) == Some(content));
+    assert_eq!(names(&archive), ["main/wal/x"]);
+}
+
+#[test]
+fn what_goes_wrong_over_sftp_is_told_as_it_was_there() {
+    let mut sshd = Sshd::start();
+    let archive = archive(&sshd, "archive");
+    let good = by_sftp(&sshd, &archive);
+    let with = |settings: SftpSettings| SftpFarEnd { settings, ..good.clone() };
+    let refused = |far: &SftpFarEnd, words: &str| {
+        let told = told_alike(
+            connect_by(far).map(drop).expect_err("it must be refused"),
+            direct(far).map(drop).expect_err("it must be refused"),
+        );
+        assert!(told.message.contains(words) && told.hint.is_some(), "{told:?}");
+    };
+    refused(&SftpFarEnd { archive: sshd.path("missing"), ..good.clone() }, "is missing");
+    let stranger = sshd.make_key("stranger");
+    own(&stranger);
+    refused(&with(SftpSettings { key: Some(stranger), ..good.settings.clone() }), "was not let in");
+    let nothing = Some(sshd.path("nothing"));
+    refused(&with(SftpSettings { known_hosts: nothing, ..good.settings.clone() }), "is not known");
+    // A listener that takes connections, and never says a word.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let port = mute.local_addr().expect("it is bound").port();
+    let connect_timeout = Duration::from_millis(700);
+    refused(&with(SftpSettings { port, connect_timeout, ..good.settings.clone() }), "within 0.7 s");
+    let missing = SftpFarEnd { program: PathBuf::from("/nowhere/serve-archive"), ..good.clone() };
+    let error = connect_by(&missing).map(drop).expect_err("no program");
+    assert!(error.to_string().contains("cannot start '/nowhere/serve-archive'") && error.hint().is_some(), "{error}");
+
+    let (store, near) = (connect_by(&good).expect("it connects"), direct(&good).expect("it connects"));
+    let root = archive.join("main");
+    let file = TestFile::new(b"x");
+    symlink("/", root.join("link")).expect("the folder is ours");
+    for at in ["link/x", "link"].map(path) {
+        told_alike(store.open(&at).map(drop).expect_err("a link"), near.open(&at).map(drop).expect_err("a link"));
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o555)).expect("it is ours");
+    let denied = |store: &dyn Store| store.publish(&path("a/x"), &file.payload, &[]).expect_err("read-only");
+    let told = told_alike(denied(&store), denied(&near));
+    assert!(told.message.contains("permission denied"), "{told:?}");
+
+    sshd.change_host_key();
+    refused(&good, "is not the known one");
+}
+
+#[test]
+fn an_sftp_server_that_hangs_is_noticed_and_nobody_outlives_who_asked() {
+    let sshd = Sshd::start();
+    let archive = archive(&sshd, "archive");
+    let mut far = by_sftp(&sshd, &archive);
+    far.settings.deadline = Duration::from_secs(2);
+    far.settings.connect_timeout = Duration::from_secs(2);
+    let store = connect_by(&far).expect("it connects");
+    let beneath = sshd.processes("");
+    beneath.iter().for_each(|id| sshd::send(*id, Signal::STOP));
+    let begun = Instant::now();
+    let error = store.publish(&path("wal/x"), &TestFile::new(b"x").payload, &[]).expect_err("it hangs");
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert!(matches!(error, StoreError::Timeout { after, .. } if after == far.settings.deadline), "{error}");
+    beneath.iter().for_each(|id| sshd::send(*id, Signal::CONT));
+    assert!(store.look(&path("wal/none")).expect("a new session").is_none());
+
+    let ours = || -> Vec<u32> {
+        let serves = |id: &u32| {
+            let words = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            words.contains("serve-archive") && words.contains(&archive.display().to_string())
+        };
+        let own = std::process::id();
+        let all = sshd::all_processes();
+        all.iter().filter(|(_, of, _)| *of == own).map(|(id, ..)| *id).filter(serves).collect()
+    };
+    // Killed, it is started again by the next call; the call that runs into its end hears of it.
+    let [first] = ours()[..] else { panic!("one process serves: {:?}", ours()) };
+    sshd::send(first, Signal::KILL);
+    wait_until("a new process serves", || store.look(&path("wal/none")).is_ok_and(|found| found.is_none()));
+    assert!(!ours().contains(&first));
+    drop(store);
+    wait_until("it is gone", || ours().is_empty());
+
+    // Whoever asked is killed: the input ends.
+    let settings = &far.settings;
+    let (key, known) = (sshd.key().display().to_string(), sshd.known_hosts().display().to_string());
+    let words = format!(
+        "--cluster main --sftp-host {} --sftp-port {} --sftp-user {} --sftp-key {key} --known-hosts {known} \
+         --connect-timeout 9s --deadline 9s --dead-after 9s",
+        settings.host, settings.port, settings.user
+    );
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let mut child = half_sent(&archive, &words);
+    let (mut output, mut body) = (child.stdout.take().expect("piped"), Vec::new());
+    wire::read_preamble(&mut output).expect("it is ours");
+    wire::read_frame(&mut output, &mut body).expect("it answers");
+    assert!(matches!(Reply::decode(&body), Ok(Reply::Hello { .. })), "it has logged in");
+    drop(child.stdin.take());
+    assert!(!child.wait().expect("it ends").success());
+    assert_eq!(names(&archive), [""; 0]);
+}
+
+#[test]
+fn only_serve_archive_is_linked_with_what_sftp_takes() {
+    let loads = |program: &str| {
+        let output = Command::new("ldd").arg(Path::new(PROGRAM).with_file_name(program)).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ["libssh2", "libssl", "libcrypto"].iter().any(|library| text.contains(library))
+    };
+    let heavy: Vec<_> = pgwarm::cli::PROGRAMS.iter().map(|program| program.name).filter(|name| loads(name)).collect();
+    assert_eq!(heavy, ["serve-archive"], "the others start at every segment, or could; nothing of store::sftp in them");
 }

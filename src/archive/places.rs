@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +12,7 @@ use super::spool::{Spool, remove_if_there};
 use crate::config::{Config, Node, NodeKind, Transport};
 use crate::error::Failure;
 use crate::store::local::LocalStore;
-use crate::store::sftp::{SftpSettings, SftpStore};
-use crate::store::ssh::{SshSettings, SshStore};
+use crate::store::ssh::{FarEnd, SftpFarEnd, SftpSettings, SshSettings, SshStore};
 use crate::store::{Place, Store};
 
 /// An open archive and whose it is.
@@ -172,13 +172,15 @@ pub fn open_store(config: &Config, node: &Node) -> Result<Arc<dyn Store>, Archiv
     if node.name == config.local.node {
         return Ok(Arc::new(LocalStore::open(&archive.join(&config.cluster.name), place)?));
     }
-    match node.transport {
-        Transport::Ssh => Ok(Arc::new(SshStore::connect(&ssh_settings(config, node)?, place)?)),
+    let far = match node.transport {
+        Transport::Ssh => FarEnd::Ssh(ssh_settings(config, node)?),
         Transport::Sftp => {
-            let root = archive.join(&config.cluster.name);
-            Ok(Arc::new(SftpStore::open(sftp_settings(config, node)?, &root.display().to_string(), place)?))
+            let (settings, cluster) = (sftp_settings(config, node)?, config.cluster.name.clone());
+            let own = std::env::current_exe().map_err(ArchiveError::io("find", Path::new("/proc/self/exe")))?;
+            FarEnd::Sftp(SftpFarEnd { program: own.with_file_name("serve-archive"), settings, archive, cluster })
         }
-    }
+    };
+    Ok(Arc::new(SshStore::connect(far, place)?))
 }
 
 /// How the system's ssh reaches a node.

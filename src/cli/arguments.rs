@@ -447,6 +447,37 @@ pub fn serve_archive() -> Command {
             },
         ))
         .arg(flag("read-only", "Refuse everything that writes"))
+        .args(behind_sftp())
+}
+
+/// What makes `serve-archive` look for its archive behind an sftp server.
+fn behind_sftp() -> [Arg; 8] {
+    const HEADING: &str = "The archive of a node with transport = sftp; pgwarm's programs start it so themselves";
+    let with_host = |argument: Arg, name: &'static str, value: &'static str| {
+        argument.long(name).value_name(value).requires("sftp-host").help_heading(HEADING)
+    };
+    let time = |name, help| {
+        let argument = text(name, help).value_parser(|text: &str| value::time(text).map_err(|mistake| mistake.message));
+        with_host(argument, name, "TIME")
+    };
+    [
+        text("sftp-host", "Serve what lies there, not on this machine")
+            .long("sftp-host")
+            .value_name("HOST")
+            .requires_all(["cluster", "sftp-user", "connect-timeout", "deadline", "dead-after"])
+            .help_heading(HEADING),
+        with_host(
+            text("sftp-port", "Its port; else 22").value_parser(value_parser!(u16).range(1..)),
+            "sftp-port",
+            "PORT",
+        ),
+        with_host(text("sftp-user", "Who to log in as"), "sftp-user", "USER"),
+        with_host(path("sftp-key", "The private key; else the agent's, then the usual ones"), "sftp-key", "FILE"),
+        with_host(path("known-hosts", "Its host key is in FILE; else in the usual ones"), "known-hosts", "FILE"),
+        time("connect-timeout", "How long each step of connecting may take"),
+        time("deadline", "How long one request may take"),
+        time("dead-after", "How long its machine may be silent"),
+    ]
 }
 
 /// A command with what every program has.
@@ -551,6 +582,8 @@ mod tests {
         assert!(parse("restore-wal", &["--wait", "--trigger", "/t", "A", "B"]).is_ok());
         assert!(parse("relay-wal", &["--quiet"]).is_ok());
         assert!(parse("serve-archive", &["--archive", "/a"]).is_ok());
+        assert!(parse("serve-archive", &["--archive", "/a", "--sftp-key", "/k"]).is_err());
+        assert!(parse("serve-archive", &["--archive", "/a", "--cluster", "a", "--sftp-host", "b"]).is_err());
     }
 
     #[test]

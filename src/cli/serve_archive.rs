@@ -1,14 +1,16 @@
 //! `serve-archive`: serves one archive on standard input and output, for the `ssh` store of another node.
 //!
 //! Fit for a forced command: it reads no configuration and no environment, looks at nothing that the other end's ssh
-//! asked to run, and ends with its input.
+//! asked to run, and ends with its input. Where its own command line names an sftp server, it serves the archive behind
+//! that, for the store of its own node; then it logs in as any ssh of its user, with home and agent.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::ArgMatches;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,18 +19,46 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::run::Bare;
 use crate::error::{Class, Failure};
-use crate::store::serve::{ServeSettings, serve};
+use crate::store::Place;
+use crate::store::serve::{Depot, ServeSettings, serve, serve_with};
+use crate::store::sftp::SftpStore;
+use crate::store::ssh::SftpSettings;
 
 /// Runs the program.
 pub fn run(arguments: &ArgMatches, _: &Bare) -> Result<u8, Failure> {
+    let sftp = sftp_settings(arguments);
     let settings = ServeSettings {
         archive: arguments.get_one::<PathBuf>("archive").cloned().unwrap_or_default(),
         cluster: arguments.get_one::<String>("cluster").cloned(),
         read_only: arguments.get_flag("read-only"),
+        elsewhere: sftp.is_some(),
     };
     let input = Input::new().map_err(|error| Failure::new(Class::Bug, format!("cannot catch signals: {error}")))?;
-    serve(&settings, input, io::stdout())?;
+    match sftp {
+        None => serve(&settings, input, io::stdout())?,
+        Some(sftp) => serve_with(&settings, input, io::stdout(), &|root: &Path, place: Place| {
+            let store = SftpStore::open(sftp.clone(), &root.display().to_string(), place)?;
+            Ok(Box::new(store) as Box<dyn Depot>)
+        })?,
+    }
     Ok(0)
+}
+
+/// How to reach the sftp server, if the command line names one.
+fn sftp_settings(arguments: &ArgMatches) -> Option<SftpSettings> {
+    let host = arguments.get_one::<String>("sftp-host")?.clone();
+    let path = |name: &str| arguments.get_one::<PathBuf>(name).cloned();
+    let time = |name: &str| arguments.get_one::<Duration>(name).copied().unwrap_or_default();
+    Some(SftpSettings {
+        host,
+        port: arguments.get_one::<u16>("sftp-port").copied().unwrap_or(22),
+        user: arguments.get_one::<String>("sftp-user").cloned().unwrap_or_default(),
+        key: path("sftp-key"),
+        known_hosts: path("known-hosts"),
+        connect_timeout: time("connect-timeout"),
+        deadline: time("deadline"),
+        dead_after: time("dead-after"),
+    })
 }
 
 /// Standard input that also ends on SIGTERM, SIGINT and SIGHUP, so that what is half received is removed and what is

@@ -1,5 +1,8 @@
 //! A place behind any sftp server, for hosts that have no pgwarm; weaker than the `ssh` store.
 //!
+//! Only `serve-archive` opens one, and the `ssh` store of the same machine talks to it: programs that name nothing in
+//! here are not linked with libssh2 and libssl, which would cost each of their starts a millisecond.
+//!
 //! It keeps what the protocol allows: temporary name, fsync (the server must offer fsync@openssh.com), a rename that
 //! refuses to overwrite (version 3 of the protocol, as OpenSSH serves it). What it cannot promise, it says in
 //! [`weaker_promises`]. A session serves one operation at a time, or one open file; one that broke is made anew by the
@@ -8,6 +11,7 @@
 //! OpenSSH answers "no such file" also where a component is a file or a chain of links. So that answer alone is never
 //! absence: the folders above are looked at afterwards, up to the root.
 
+mod incoming;
 mod known_hosts;
 mod reader;
 mod session;
@@ -25,6 +29,7 @@ use self::reader::Reader;
 use self::session::{Handle, Idle, Lease, Live};
 use self::trouble::{Context, Trouble, said};
 use super::path::{TEMPORARY_PREFIX, is_component};
+use super::ssh::SftpSettings;
 use super::{Entry, EntryKind, Payload, Place, Published, Space, Store, StoreError, StorePath, claim};
 use crate::system::durable::temporary_name;
 
@@ -59,35 +64,15 @@ pub fn weaker_promises() -> &'static str {
      an empty mount point is not told from an empty archive"
 }
 
-/// How to reach an sftp server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SftpSettings {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Who to log in as.
-    pub user: String,
-    /// The private key; none: the agent's keys, then the user's usual ones.
-    pub key: Option<PathBuf>,
-    /// The known_hosts file; none: the user's own and the system's.
-    pub known_hosts: Option<PathBuf>,
-    /// How long connecting and logging in may take, each step.
-    pub connect_timeout: Duration,
-    /// How long one request may take, or one piece of a transfer.
-    pub deadline: Duration,
-    /// A peer whose kernel does not answer for so long is dead.
-    pub dead_after: Duration,
-}
-
-/// An archive behind an sftp server.
+/// An archive behind an sftp server. A clone shares its sessions.
+#[derive(Clone)]
 pub struct SftpStore {
     place: Place,
     root: String,
     settings: SftpSettings,
     idle: Arc<Idle>,
     /// Held by the one publisher at a time: what another thread stores must not come between look and rename.
-    publishing: Mutex<()>,
+    publishing: Arc<Mutex<()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,7 +83,7 @@ impl SftpStore {
     /// Connects and finds the archive at `root`, an absolute directory there, or one relative to the user's home.
     pub fn open(settings: SftpSettings, root: &str, place: Place) -> Result<SftpStore, StoreError> {
         let root = if root == "/" { root } else { root.trim_end_matches('/') }.to_owned();
-        let store = SftpStore { place, root, settings, idle: Arc::default(), publishing: Mutex::default() };
+        let store = SftpStore { place, root, settings, idle: Arc::default(), publishing: Arc::default() };
         store.call("find", &StorePath::root(), |live| store.confirm_root(live))?;
         Ok(store)
     }

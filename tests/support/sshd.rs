@@ -71,7 +71,7 @@ impl Sshd {
         let text = format!(
             "{}\nPort {}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
              StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\n\
-             MaxSessions 100\nPrintMotd no\n",
+             MaxSessions 100\nPrintMotd no\nSubsystem sftp internal-sftp\n",
             self.settings,
             self.port,
             at("host_key"),

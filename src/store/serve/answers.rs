@@ -104,8 +104,11 @@ impl<W: Write> Writer<'_, W> {
             }
             Err(error) => {
                 self.open.remove(&handle);
-                let words = Failure::new(Class::Storage, format!("cannot read on: {error}"));
-                self.say(&Reply::Failed(words.into()))?;
+                let refusal = error.downcast::<StoreError>().map_or_else(
+                    |error| Failure::new(Class::Storage, format!("cannot read on: {error}")).into(),
+                    Refusal::from,
+                );
+                self.say(&Reply::Failed(refusal))?;
                 Ok(false)
             }
         }

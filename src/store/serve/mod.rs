@@ -47,6 +47,8 @@ pub struct ServeSettings {
     pub cluster: Option<String>,
     /// Refuse every request that would write.
     pub read_only: bool,
+    /// The archive is on yet another machine, behind the depot: it is used, never made.
+    pub elsewhere: bool,
 }
 
 /// Why the far end stopped, other than by the end of its input.
@@ -84,9 +86,10 @@ pub fn serve(settings: &ServeSettings, input: impl Read, output: impl Write + Se
     })
 }
 
-/// How a depot is opened; tests open others.
+/// How a depot is opened.
 pub(crate) type Opener<'a> = &'a dyn Fn(&Path, Place) -> Result<Box<dyn Depot>, StoreError>;
 
+/// As [`serve`], with what `opener` opens.
 pub(crate) fn serve_with(
     settings: &ServeSettings,
     input: impl Read,
@@ -96,7 +99,7 @@ pub(crate) fn serve_with(
     wire::write_preamble(&mut output).and_then(|()| output.flush()).map_err(WireError::Io)?;
     let mut frames = Frames::new(input);
     let Some((cluster, want)) = hello(&mut frames)? else { return Ok(()) };
-    let root = match admit(settings, &cluster) {
+    let root = match admit(settings, &cluster, want) {
         Ok(root) => root,
         Err(failure) => {
             say(&mut output, &Reply::Failed(Refusal::from(failure.clone())))?;
@@ -135,10 +138,14 @@ fn hello(frames: &mut Frames<impl Read>) -> Result<Option<(String, Want)>, Serve
     }
 }
 
-/// Checks which cluster is asked for; its directory.
-fn admit(settings: &ServeSettings, cluster: &str) -> Result<PathBuf, Failure> {
+/// Checks what is asked for; the cluster's directory.
+fn admit(settings: &ServeSettings, cluster: &str, want: Want) -> Result<PathBuf, Failure> {
     if !is_plain_name(cluster) {
         return Err(Failure::new(Class::Refused, format!("'{}' is no name of a cluster", cluster.escape_debug())));
+    }
+    if settings.elsewhere && want == Want::Init {
+        return Err(Failure::new(Class::Refused, "an archive behind another server is not made from here")
+            .hinted("Make its folder there by hand and copy identity.json from another archive of this cluster."));
     }
     match &settings.cluster {
         Some(only) if only != cluster => {

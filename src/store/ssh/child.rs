@@ -1,4 +1,5 @@
-//! The ssh process: started apart from our signals and descriptors, its words kept, its end certain.
+//! The process that carries a connection, ssh as a rule: started apart from our signals and descriptors, its words
+//! kept, its end certain.
 //!
 //! It gets a process group of its own: a signal meant for the group of the server or the terminal would otherwise
 //! tear the connection while this program still finishes in order. It cannot outlive us for long: its input ends with
@@ -31,24 +32,36 @@ const LINE_MAX: u64 = 1000;
 /// How long an ended ssh is given to say its last words and be gone.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
-/// A running ssh.
-pub(super) struct SshChild {
-    settings: SshSettings,
-    program: &'static str,
+/// What the last words of a process and its end mean.
+type Explain = dyn Fn(&str, Option<ExitStatus>) -> Diagnosis + Send + Sync;
+
+/// A running process.
+pub(super) struct FarChild {
+    explain: Box<Explain>,
     child: Mutex<Child>,
     words: Arc<Mutex<VecDeque<String>>>,
     silent: Receiver<()>,
 }
 
-impl SshChild {
+impl FarChild {
     /// Starts ssh with this command at the far end; also our ends of its input and output.
-    pub(super) fn start(settings: &SshSettings, command: &FarCommand) -> io::Result<(SshChild, (OwnedFd, OwnedFd))> {
+    pub(super) fn ssh(settings: &SshSettings, command: &FarCommand) -> io::Result<(FarChild, (OwnedFd, OwnedFd))> {
+        let mut ssh = Command::new(&settings.program);
+        ssh.args(arguments(settings)).arg(far_command(settings, command));
+        let (host, program, settings) = (settings.host.clone(), command.program, settings.clone());
+        FarChild::start(ssh, host, Box::new(move |words, status| diagnose(words, status, program, &settings)))
+    }
+
+    /// Starts a process that leads to this host; also our ends of its input and output.
+    pub(super) fn start(
+        mut command: Command,
+        host: String,
+        explain: Box<Explain>,
+    ) -> io::Result<(FarChild, (OwnedFd, OwnedFd))> {
         let (their_input, our_writing) = pipe()?;
         let (our_reading, their_output) = pipe()?;
         keep_descriptors_here();
-        let mut child = Command::new(&settings.program)
-            .args(arguments(settings))
-            .arg(far_command(settings, command))
+        let mut child = command
             .stdin(Stdio::from(their_input))
             .stdout(Stdio::from(their_output))
             .stderr(Stdio::piped())
@@ -57,14 +70,13 @@ impl SshChild {
         let words = Arc::new(Mutex::new(VecDeque::new()));
         let (spoke, silent) = bounded(0);
         if let Some(stderr) = child.stderr.take() {
-            let (heard, host) = (Arc::clone(&words), settings.host.clone());
+            let heard = Arc::clone(&words);
             thread::Builder::new().name("ssh-words".to_owned()).spawn(move || {
                 listen(stderr, &heard, &host);
                 drop(spoke);
             })?;
         }
-        let (settings, program) = (settings.clone(), command.program);
-        let child = SshChild { settings, program, child: Mutex::new(child), words, silent };
+        let child = FarChild { explain, child: Mutex::new(child), words, silent };
         Ok((child, (our_writing, our_reading)))
     }
 
@@ -73,7 +85,7 @@ impl SshChild {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    /// Waits a moment for an ssh that is ending anyway.
+    /// Waits a moment for a process that is ending anyway.
     fn wait(&self) -> Option<ExitStatus> {
         let deadline = Deadline::after(LAST_MOMENT);
         loop {
@@ -87,7 +99,7 @@ impl SshChild {
     }
 }
 
-impl Carrier for SshChild {
+impl Carrier for FarChild {
     fn end(&self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         // Once it is reaped, its number may belong to somebody else.
@@ -107,11 +119,11 @@ impl Carrier for SshChild {
         let status = self.wait();
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        diagnose(&words.join("\n"), status, self.program, &self.settings)
+        (self.explain)(&words.join("\n"), status)
     }
 }
 
-impl Drop for SshChild {
+impl Drop for FarChild {
     fn drop(&mut self) {
         self.end();
     }

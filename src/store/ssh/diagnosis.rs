@@ -129,7 +129,14 @@ pub(super) fn diagnose(words: &str, status: Option<ExitStatus>, program: &str, s
         let reason = format!("{} (ssh: {last})", fill(case.reason, settings));
         return Diagnosis { reason, hint: Some(fill(case.hint, settings)) };
     }
-    let end = status.map_or_else(|| "the connection ended".to_owned(), |status| format!("ssh ended with {status}"));
+    ended(words, status, "ssh")
+}
+
+/// The end of `program` and its last words, as they are.
+pub(super) fn ended(words: &str, status: Option<ExitStatus>, program: &str) -> Diagnosis {
+    let last = last_words(words);
+    let end =
+        status.map_or_else(|| "the connection ended".to_owned(), |status| format!("{program} ended with {status}"));
     let reason = if last.is_empty() { end } else { format!("{end}: {last}") };
     Diagnosis { reason, hint: None }
 }

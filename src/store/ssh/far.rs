@@ -3,14 +3,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::child::SshChild;
+use super::child::FarChild;
 use super::command::{FarCommand, SshSettings, far_objection};
 use super::diagnosis::Diagnosis;
 use super::session::Carrier;
 
 /// A running program at the far end. Dropping it ends its ssh, and with its input the program.
 pub struct FarProgram {
-    child: SshChild,
+    child: FarChild,
 }
 
 /// Our ends of its streams.
@@ -27,7 +27,7 @@ impl FarProgram {
         if let Some(reason) = far_objection(settings) {
             return Err(Diagnosis { reason, hint: Some("Correct it in the node's section.".to_owned()) });
         }
-        let started = SshChild::start(settings, command).map_err(|error| not_started(settings, &error));
+        let started = FarChild::ssh(settings, command).map_err(|error| not_started(settings, &error));
         let (child, (input, output)) = started?;
         log::debug!("ssh to {} is process {}", settings.host, child.id());
         Ok((FarProgram { child }, FarStreams { input, output }))

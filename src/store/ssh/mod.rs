@@ -4,15 +4,21 @@
 //! hosts and certificates all work, and host keys are always checked. When the connection breaks, everybody waiting
 //! hears why, and the next call connects anew. Nothing is repeated here: whoever calls decides what to try again.
 //! A file counts as stored only when the far end has said so, and it says so only after its fsyncs.
+//!
+//! A machine that offers sftp only is reached in the same way, except that `serve-archive` runs on this machine and
+//! speaks sftp to the other: [`FarEnd`].
 
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 
 use super::wire::{self, Kind, PROGRAM, Reply, Request, Want};
 use super::{Entry, Payload, Place, Published, Space, Store, StoreError, StorePath};
 
+mod beside;
 mod child;
 mod command;
 mod diagnosis;
@@ -25,21 +31,31 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use beside::{SftpFarEnd, SftpSettings};
 pub use command::{FarCommand, SshSettings, arguments};
 pub use diagnosis::Diagnosis;
 pub use far::{FarProgram, FarStreams};
 
-use child::SshChild;
+use child::FarChild;
 use reader::RemoteFile;
 use session::{Broken, Expect, Operation, Session};
 
 /// How a connection is made; tests make others.
 type Connector = dyn Fn(Want) -> Result<Arc<Session>, Broken> + Send + Sync;
 
+/// Where the far end of a store runs, and how it is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FarEnd {
+    /// On the other machine, by the system's ssh.
+    Ssh(SshSettings),
+    /// On this machine.
+    Sftp(SftpFarEnd),
+}
+
 /// A store behind ssh.
 pub struct SshStore {
     place: Place,
-    allowed: std::time::Duration,
+    allowed: Duration,
     connector: Box<Connector>,
     link: Mutex<Link>,
     changed: Condvar,
@@ -58,9 +74,10 @@ enum Link {
 impl SshStore {
     /// Connects to an archive that is there. Fails where the other machine cannot be reached, or the archive's root is
     /// missing there.
-    pub fn connect(settings: &SshSettings, place: Place) -> Result<SshStore, StoreError> {
-        let connector = connector(settings, &place);
-        SshStore::over(place, settings.deadline, connector)
+    pub fn connect(far: FarEnd, place: Place) -> Result<SshStore, StoreError> {
+        let allowed = far.limits().operation;
+        let connector = connector(far, &place);
+        SshStore::over(place, allowed, connector)
     }
 
     /// Makes a new archive: the cluster's folder in the archive's directory, and the identity file in it. Says whether
@@ -71,7 +88,8 @@ impl SshStore {
         identity: &StorePath,
         content: &[u8],
     ) -> Result<Published, StoreError> {
-        let session = connector(settings, &place)(Want::Init).map_err(|broken| broken.into_error(&place))?;
+        let session =
+            connector(FarEnd::Ssh(settings.clone()), &place)(Want::Init).map_err(|broken| broken.into_error(&place))?;
         let operation = Operation::new("create", identity.as_str(), settings.deadline);
         let request = Request::Init { path: identity.to_string() };
         let outcome = send::record(&session, &request, content, &operation).and_then(|reply| session.published(reply));
@@ -80,7 +98,7 @@ impl SshStore {
         outcome
     }
 
-    fn over(place: Place, allowed: std::time::Duration, connector: Box<Connector>) -> Result<SshStore, StoreError> {
+    fn over(place: Place, allowed: Duration, connector: Box<Connector>) -> Result<SshStore, StoreError> {
         let session = connector(Want::Store).map_err(|broken| broken.into_error(&place))?;
         Ok(SshStore { place, allowed, connector, link: Mutex::new(Link::Up(session)), changed: Condvar::new() })
     }
@@ -167,30 +185,70 @@ fn closed() -> Broken {
 
 /// How long a file may take: the deadline is meant for a segment, so a longer file gets it once for every part of so
 /// many bytes.
-fn patience(allowed: std::time::Duration, size: u64) -> std::time::Duration {
+fn patience(allowed: Duration, size: u64) -> Duration {
     const PART: u64 = 64 << 20;
     allowed.saturating_mul(u32::try_from(size / PART).unwrap_or(u32::MAX).saturating_add(1))
 }
 
-/// Connects by starting ssh.
-fn connector(settings: &SshSettings, place: &Place) -> Box<Connector> {
-    let (settings, place) = (settings.clone(), place.clone());
-    Box::new(move |want| {
-        if let Some(reason) = command::objection(&settings) {
-            return Err(Broken::Lost { reason, hint: Some("Correct it in the node's section.".to_owned()) });
+/// How long this end waits.
+struct Limits {
+    /// Until the far end has said hello.
+    hello: Duration,
+    /// For one operation.
+    operation: Duration,
+    /// For a sign of life.
+    dead_after: Duration,
+}
+
+impl FarEnd {
+    fn limits(&self) -> Limits {
+        match self {
+            FarEnd::Ssh(settings) => Limits {
+                // A second more than ssh itself gets: its own words say better what is wrong.
+                hello: settings.connect_timeout + Duration::from_secs(1),
+                operation: settings.deadline,
+                dead_after: settings.dead_after,
+            },
+            FarEnd::Sftp(far) => {
+                let (hello, operation) = far.patience();
+                Limits { hello, operation, dead_after: operation }
+            }
         }
-        let started = SshChild::start(&settings, &FarCommand::serve_archive(&settings));
-        let (child, streams) = started.map_err(|error| {
-            let Diagnosis { reason, hint } = far::not_started(&settings, &error);
-            Broken::Lost { reason, hint }
-        })?;
-        log::debug!("ssh to {} is process {}", settings.host, child.id());
-        let cluster = settings.cluster.clone();
-        let hello = Request::Hello { program: PROGRAM.to_owned(), cluster, want };
-        // A second more than ssh itself gets: its own words say better what is wrong.
-        let allowed = settings.connect_timeout + std::time::Duration::from_secs(1);
-        let operation = Operation::new("say", "hello", allowed);
-        Session::start(place.clone(), settings.dead_after, streams, Box::new(child), &hello, &operation)
+    }
+
+    fn cluster(&self) -> &str {
+        match self {
+            FarEnd::Ssh(settings) => &settings.cluster,
+            FarEnd::Sftp(far) => &far.cluster,
+        }
+    }
+
+    /// Starts it; also our ends of its input and output.
+    fn start(&self) -> Result<(FarChild, (OwnedFd, OwnedFd)), Diagnosis> {
+        match self {
+            FarEnd::Ssh(settings) => {
+                if let Some(reason) = command::objection(settings) {
+                    return Err(Diagnosis { reason, hint: Some("Correct it in the node's section.".to_owned()) });
+                }
+                let started = FarChild::ssh(settings, &FarCommand::serve_archive(settings));
+                started.map_err(|error| far::not_started(settings, &error))
+            }
+            FarEnd::Sftp(far) => far.start(),
+        }
+    }
+}
+
+/// Connects by starting the far end.
+fn connector(far: FarEnd, place: &Place) -> Box<Connector> {
+    let place = place.clone();
+    Box::new(move |want| {
+        let started = far.start().map_err(|Diagnosis { reason, hint }| Broken::Lost { reason, hint });
+        let (child, streams) = started?;
+        log::debug!("the way to the {place} is process {}", child.id());
+        let hello = Request::Hello { program: PROGRAM.to_owned(), cluster: far.cluster().to_owned(), want };
+        let limits = far.limits();
+        let operation = Operation::new("say", "hello", limits.hello);
+        Session::start(place.clone(), limits.dead_after, streams, Box::new(child), &hello, &operation)
     })
 }
 

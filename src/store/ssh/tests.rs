@@ -51,7 +51,7 @@ fn connect(settings: ServeSettings, open: Open, want: Want, allowed: Duration) -
 }
 
 fn settings(archive: &Path) -> ServeSettings {
-    ServeSettings { archive: archive.to_owned(), cluster: None, read_only: false }
+    ServeSettings { archive: archive.to_owned(), cluster: None, read_only: false, elsewhere: false }
 }
 
 fn store_with(settings: ServeSettings, open: Open, allowed: Duration) -> Result<SshStore, StoreError> {
@@ -199,6 +199,13 @@ fn an_archive_is_made_once_and_never_above_a_missing_directory() {
     let missing = folder.path().join("missing");
     assert!(matches!(init(&missing), Err(StoreError::RootMissing { .. })));
     assert!(!missing.exists());
+
+    // What lies behind yet another server must not be made on this machine, where the same path may be there.
+    let folder = tempfile::tempdir().expect("a folder");
+    let elsewhere = ServeSettings { elsewhere: true, ..settings(folder.path()) };
+    let error = connect(elsewhere, open_local, Want::Init, ALLOWED).map(drop).expect_err("elsewhere");
+    assert!(error.into_error(&place()).hint().is_some_and(|hint| hint.contains("by hand")));
+    assert_eq!(std::fs::read_dir(folder.path()).expect("ours").count(), 0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How an error of the far end becomes an error of this end: the same variant, with this end's name for the place.
 
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,10 @@ pub enum Trouble {
     Io { action: String, path: String, errno: i32 },
     /// [`StoreError::Superseded`].
     Superseded { path: String, by: String },
+    /// [`StoreError::Unreachable`]: the far end itself goes on to another machine.
+    Unreachable { reason: String, hint: Option<String> },
+    /// [`StoreError::Timeout`], of the far end's own waiting.
+    Timeout { action: String, path: String, after: Duration },
     /// Something whose words are enough.
     Words,
 }
@@ -52,6 +57,7 @@ const ACTIONS: &[&str] = &[
     "make room for",
     "measure",
     "open",
+    "open a session for",
     "publish",
     "read",
     "remove",
@@ -81,6 +87,14 @@ impl From<StoreError> for Refusal {
                 None => Trouble::Words,
             },
             StoreError::Superseded { path, by, .. } => Trouble::Superseded { path: path.clone(), by: by.clone() },
+            StoreError::Unreachable { reason, hint, .. } => {
+                Trouble::Unreachable { reason: reason.clone(), hint: hint.clone() }
+            }
+            StoreError::Timeout { action, path, after, .. } => {
+                Trouble::Timeout { action: (*action).to_owned(), path: path.clone(), after: *after }
+            }
+            // Said once already in the words that count.
+            StoreError::Remote { failure, .. } => return Refusal::from(failure.clone()),
             _ => Trouble::Words,
         };
         Refusal { trouble, failure: Failure::from(error) }
@@ -91,15 +105,21 @@ impl Refusal {
     /// The error as this end reports it.
     pub fn into_error(self, place: &Place) -> StoreError {
         let place = place.clone();
+        let known = |action: &str| ACTIONS.iter().copied().find(|known| *known == action);
         match self.trouble {
             Trouble::RootMissing { directory } => StoreError::RootMissing { place, directory },
             Trouble::Full { path } => StoreError::Full { place, path },
             Trouble::Damaged { path, detail } => StoreError::Damaged { place, path, detail },
-            Trouble::Io { action, path, errno } => match ACTIONS.iter().find(|known| **known == action) {
+            Trouble::Io { action, path, errno } => match known(&action) {
                 Some(action) => StoreError::io(&place, action, &path, io::Error::from_raw_os_error(errno)),
                 None => StoreError::Remote { place, failure: self.failure },
             },
             Trouble::Superseded { path, by } => StoreError::Superseded { place, path, by },
+            Trouble::Unreachable { reason, hint } => StoreError::Unreachable { place, reason, hint },
+            Trouble::Timeout { action, path, after } => match known(&action) {
+                Some(action) => StoreError::Timeout { place, action, path, after },
+                None => StoreError::Remote { place, failure: self.failure },
+            },
             Trouble::Words => StoreError::Remote { place, failure: self.failure },
         }
     }
@@ -138,6 +158,18 @@ mod tests {
         assert_eq!(damaged.class(), Class::Corrupt);
         let late = StoreError::Superseded { place: there.clone(), path: "a".to_owned(), by: "beta".to_owned() };
         assert!(matches!(travel(late), StoreError::Superseded { by, .. } if by == "beta"));
+
+        let (reason, hint) = ("gone".to_owned(), Some("Look.".to_owned()));
+        let lost = travel(StoreError::Unreachable { place: there.clone(), reason, hint });
+        assert_eq!(lost.to_string(), "cannot reach the archive of here (/srv/wal): gone");
+        assert_eq!((lost.class(), lost.hint().as_deref()), (Class::Remote, Some("Look.")));
+        let (action, path, after) = ("open a session for", "/d".to_owned(), Duration::from_millis(1500));
+        let late = travel(StoreError::Timeout { place: there.clone(), action, path, after });
+        assert_eq!(late.to_string(), "the archive of here (/srv/wal) did not open a session for '/d' within 1.5 s");
+        assert!(late.is_transient());
+        let failure = Failure::new(Class::Storage, "cannot publish 'a': permission denied");
+        let refused = travel(StoreError::Remote { place: there.clone(), failure: failure.clone() });
+        assert!(matches!(refused, StoreError::Remote { failure: told, .. } if told == failure));
 
         let odd = travel(StoreError::io(&there, "frobnicate", "a", io::Error::from_raw_os_error(5)));
         assert!(matches!(&odd, StoreError::Remote { failure, .. } if failure.message.contains("frobnicate")));
